@@ -1,0 +1,67 @@
+"""Every name the Kubernetes parts agree on, once: groups, labels, annotations, containers, reasons, Secret keys.
+
+A name that two parts must spell alike is defined here and nowhere else. Plain constants: nothing here runs anything.
+"""
+
+from typing import Final
+
+GROUP: Final = "juicefs.io"
+VERSION: Final = "v1alpha1"
+VOLUME_KIND: Final = "JuiceFSVolume"
+VOLUME_PLURAL: Final = "juicefsvolumes"
+SECRET_KIND: Final = "JuiceFSSecret"
+SECRET_PLURAL: Final = "juicefssecrets"
+
+DRIVER: Final = "sidecar.juicefs.io"
+
+# Namespaces and pods that take part in injection.
+INJECT_LABEL: Final = "juicefs.io/inject"
+INJECT_ENABLED: Final = "enabled"
+INJECT_DISABLED: Final = "disabled"
+# JuiceFS CSI's namespace label, so that its users keep theirs.
+CSI_INJECT_LABEL: Final = "juicefs.com/enable-injection"
+CSI_INJECT_ENABLED: Final = "true"
+
+# On an injected pod.
+INJECTED_LABEL: Final = "juicefs.io/injected"
+INJECTED_ANNOTATION: Final = "juicefs.io/injected"
+
+# On PersistentVolumes and claims: the JuiceFSVolume they belong to ("namespace/name") and its `spec.sidecar` as JSON.
+VOLUME_ANNOTATION: Final = "juicefs.io/volume"
+SIDECAR_ANNOTATION: Final = "juicefs.io/sidecar"
+
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+OPERATOR: Final = "juicefs-operator"
+FINALIZER: Final = "juicefs.io/volume"
+
+# The injected container and its control volume.
+SIDECAR_CONTAINER: Final = "juicefs-sidecar"
+CONTROL_VOLUME: Final = "juicefs-control"
+CONTROL_PATH: Final = "/run/jfs"
+CONTROL_KIND_ATTRIBUTE: Final = "kind"
+CONTROL_KIND: Final = "control"
+# Below the control directory: the socket, and one directory per data volume.
+CONTROL_SOCKET: Final = "s"
+CONTROL_VOLUMES: Final = "volumes"
+GRACE_ENVIRONMENT: Final = "JFS_GRACE_SECONDS"
+
+# Event reasons on pods and PersistentVolumes (reporting component: the driver's name).
+EVENT_MOUNTED: Final = "JuiceFSMounted"
+EVENT_MOUNT_FAILED: Final = "JuiceFSMountFailed"
+EVENT_SIDECAR_MISSING: Final = "JuiceFSSidecarMissing"
+EVENT_MOUNT_LOST: Final = "JuiceFSMountLost"
+
+# Keys of JuiceFS CSI's Secret.
+SECRET_KEYS: Final = (
+    "name",
+    "metaurl",
+    "storage",
+    "bucket",
+    "access-key",
+    "secret-key",
+    "token",
+    "format-options",
+    "envs",
+    "encrypt_rsa_key",
+    "passphrase",
+)

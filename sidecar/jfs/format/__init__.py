@@ -1,0 +1,1 @@
+"""Leaf package: what the volume format fixes and both metadata and data need (constants, the setting record, slices)."""

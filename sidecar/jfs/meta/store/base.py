@@ -1,0 +1,186 @@
+"""The record store: what an engine offers to the operations, and the retry around an attempt.
+
+A transaction reads typed records (`get`, one round trip for a batch), buffers writes and commits them all or not at all.
+Reads are remembered within the attempt, so re-reading never changes what was decided on; an error that an attempt raises
+is revalidated before it escapes, since torn reads make false ENOENT. `add` and `append` commute and are never a cause of a
+conflict. Between two awaits of an attempt nothing is locked but the in-process locks of the inodes named in `run(near=…)`,
+which only save retries: correctness comes from the engine's commit. Times, ids and randomness are arguments of the operations.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar, overload
+
+from jfs.format.slices import Slice
+from jfs.meta.model.attr import Attr, Entry
+from jfs.meta.model.keys import ChunkKey, CounterKey, DirStat, DirStatKey, Key, ParentKey, Session, SliceRefKey
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
+T = TypeVar("T")
+
+
+class Tx(Protocol):
+    """One attempt of a transaction. Not shared between tasks."""
+
+    @overload
+    async def get(self, a: Key[A], /) -> tuple[A | None]: ...
+    @overload
+    async def get(self, a: Key[A], b: Key[B], /) -> tuple[A | None, B | None]: ...
+    @overload
+    async def get(self, a: Key[A], b: Key[B], c: Key[C], /) -> tuple[A | None, B | None, C | None]: ...
+    @overload
+    async def get(
+        self, a: Key[A], b: Key[B], c: Key[C], d: Key[D], /
+    ) -> tuple[A | None, B | None, C | None, D | None]: ...
+    @overload
+    async def get(
+        self, a: Key[A], b: Key[B], c: Key[C], d: Key[D], e: Key[E], /
+    ) -> tuple[A | None, B | None, C | None, D | None, E | None]: ...
+    @overload
+    async def get(
+        self, a: Key[A], b: Key[B], c: Key[C], d: Key[D], e: Key[E], f: Key[F], /
+    ) -> tuple[A | None, B | None, C | None, D | None, E | None, F | None]: ...
+    @overload
+    async def get(self, *keys: Key[A]) -> tuple[A | None, ...]: ...
+    async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
+        """The records of *keys*, None where there is none; own buffered writes are seen. One round trip for what is not known yet."""
+        ...
+
+    async def is_empty(self, ino: int) -> bool:
+        """Whether directory *ino* has no entry. A read: it conflicts with a create or remove in that directory."""
+        ...
+
+    async def xattr_names(self, ino: int) -> list[bytes]:
+        """Names of all extended attributes of *ino* (a read of all of them)."""
+        ...
+
+    async def parents(self, ino: int) -> dict[int, int]:
+        """Parents of a hard-linked file with the number of entries in each; counts below 1 are left out."""
+        ...
+
+    def put(self, key: Key[A], record: A) -> None:
+        """Write *record* at commit."""
+        ...
+
+    def delete(self, key: Key[Any]) -> None:
+        """Remove the record at commit; a missing one is no error."""
+        ...
+
+    def clear_xattrs(self, ino: int) -> None:
+        """Remove all extended attributes of *ino* at commit."""
+        ...
+
+    def clear_parents(self, ino: int) -> None:
+        """Remove all parent counts of *ino* at commit."""
+        ...
+
+    def add(self, key: CounterKey | ParentKey | SliceRefKey, delta: int) -> None:
+        """Add to a number at commit; commutes with others' additions (a missing number counts as 0, a slice's as the engine's default)."""
+        ...
+
+    def add_stat(self, key: DirStatKey, change: DirStat) -> None:
+        """Add to a directory's usage at commit; commutes."""
+        ...
+
+    def append(self, key: ChunkKey, record: Slice, *, existing_only: bool = False) -> None:
+        """Append a slice record to a chunk's list at commit; with *existing_only* nothing happens when there is no list. Commutes
+        except for the order of two appends, which the commits decide."""
+        ...
+
+
+class DirectoryPage(Protocol):
+    """A piece of a listing: names with entries, and attributes when asked (None where an inode record is missing)."""
+
+    @property
+    def names(self) -> Sequence[bytes]: ...
+    @property
+    def entries(self) -> Sequence[Entry]: ...
+    @property
+    def attrs(self) -> Sequence[Attr | None] | None: ...
+
+
+class Store(Protocol):
+    """A volume's records in one engine. Safe for all tasks of one event loop; one instance belongs to one loop."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name as in its URL: redis, sqlite3, memory."""
+        ...
+
+    async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = ()) -> T:
+        """Run *operation* in a transaction until its commit succeeds: at most 50 attempts with random growing pauses, then
+        FsError(EAGAIN)… see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order.
+        An exception of *operation* escapes only when the reads it rests on still hold. StoreUnavailable when the outcome is unknown."""
+        ...
+
+    async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
+        """Untracked reads outside a transaction, one round trip; records as in Tx.get."""
+        ...
+
+    async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
+        """Entry and attributes in one round trip; None when there is no entry."""
+        ...
+
+    def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[DirectoryPage]:
+        """The whole directory in pages, in the engine's order; entries created or removed meanwhile may or may not be seen."""
+        ...
+
+    async def allot(self, counter: str, count: int) -> int:
+        """Take *count* ids of nextInode, nextChunk (atomically); the first one. Engine arithmetic of format §3.7 is hidden here."""
+        ...
+
+    async def next_id(self, counter: str) -> int:
+        """The next single id of nextSession or nextTrash (first is 1)."""
+        ...
+
+    def sessions(self) -> AsyncIterator[tuple[int, Session]]:
+        """All sessions (of 1.x clients; engines also yield old-style heartbeat records with their expiry computed, format §7.1)."""
+        ...
+
+    def sustained(self, sid: int) -> AsyncIterator[int]:
+        """Inodes sustained by session *sid*."""
+        ...
+
+    async def forget_session(self, sid: int) -> None:
+        """Remove the session's records and every lock it holds (flocks, plocks; format §7.1). Sustained inodes must be handled before."""
+        ...
+
+    def deleted_files(self) -> AsyncIterator[tuple[int, int, int]]:
+        """(inode, length, deletion time) of the queue, oldest first where the engine can."""
+        ...
+
+    def delayed_slices(self) -> AsyncIterator[tuple[int, int, bytes]]:
+        """(new slice id, unix seconds, 12-byte records) of the delayed lists."""
+        ...
+
+    def unreferenced_slices(self) -> AsyncIterator[tuple[int, int]]:
+        """(id, size) of slices whose reference count says that their objects are to be deleted (n <= 0 normalised)."""
+        ...
+
+    async def chunk_indexes(self, ino: int) -> list[int]:
+        """Indexes of the chunks of *ino* that have a list, sorted."""
+        ...
+
+    def nodes(self) -> AsyncIterator[tuple[int, Attr]]:
+        """All inode records (for destroy, checks and tests), in no order."""
+        ...
+
+    def chunks(self) -> AsyncIterator[tuple[int, int, bytes]]:
+        """(inode, index, records) of all chunk lists, in no order."""
+        ...
+
+    async def is_blank(self) -> bool:
+        """Whether the database (below the volume's prefix) holds no record of a volume at all."""
+        ...
+
+    async def reset(self) -> None:
+        """Remove every record of the volume. Only `destroy` and a failed `format` call it."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections. Idempotent."""
+        ...

@@ -1,0 +1,70 @@
+# Everything a developer or a user runs; each target does its own set-up. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install machine check format lint types imports unit real cluster test demo demo-down bench clean
+
+# uv lives beside the project, not in the machine; Python is the machine's own.
+UV := .uv/bin/uv
+UV_VERSION := 0.13.9
+export UV_PYTHON_DOWNLOADS := never
+PYTHON := .venv/bin/python
+PYTEST := .venv/bin/pytest
+# The second core is used where tests do not share servers.
+UNIT_WORKERS ?= 2
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## the virtual environment with everything, leaves .venv/bin/jfs
+
+.venv/.installed: pyproject.toml uv.lock Makefile e2e/machine.sh
+	@e2e/machine.sh base
+	@test -x $(UV) && $(UV) --version | grep -qF 'uv $(UV_VERSION)' || { python3 -m venv .uv && .uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION); }
+	$(UV) sync --quiet --locked --all-extras --all-groups
+	@touch $@
+
+machine: install ## Debian packages and built programs that the real tests, the demo and the cluster need
+	@e2e/machine.sh full
+	$(PYTHON) -m e2e.setup
+
+format: install ## rewrite the code in the project's format
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lint: install
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/deptry .
+
+types: install
+	.venv/bin/mypy
+	.venv/bin/pyright
+
+imports: install
+	.venv/bin/lint-imports
+
+unit: install ## fast tests: no servers, no root
+	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not real and not cluster"
+
+check: lint imports types unit ## formatting, linters, types, import rules, unit tests: about a minute
+
+real: machine ## tests against the real JuiceFS, Redis, SeaweedFS and kernel mounts
+	e2e/twice.sh real $(PYTEST) -q -m real
+
+cluster: machine ## tests on a real one-node Kubernetes
+	e2e/twice.sh cluster $(PYTEST) -q -m cluster
+
+test: check real cluster ## everything
+
+demo: machine ## a volume shared by two pods on a real one-node Kubernetes (CLUSTER=current: on the current context)
+	$(PYTHON) -m e2e.demo up $(if $(CLUSTER),--cluster $(CLUSTER))
+
+demo-down: install ## take the demo down
+	$(PYTHON) -m e2e.demo down $(if $(CLUSTER),--cluster $(CLUSTER))
+
+bench: machine ## the benchmark beside the real JuiceFS, as a table
+	$(PYTHON) -m e2e.bench
+
+clean: ## remove what the targets made in this folder
+	rm -rf .venv .uv build dist reports .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

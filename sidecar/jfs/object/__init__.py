@@ -1,0 +1,11 @@
+"""Object storages: named byte strings in a directory, an S3 bucket or memory.
+
+Place in the flow: below `chunk` (blocks) and used directly by the `format`, `destroy` and `status` commands.
+
+- `base.py`      the `ObjectStorage` protocol and `ObjectInfo`
+- `connect.py`   `open_storage(kind, bucket, …)` and `for_volume(storage, name)`: the only way the other layers make one
+- `memory.py`, `file.py`, `s3*.py`   the storages; foreign exceptions end here and become `jfs.errors.ObjectError`s
+- `selftest.py`  what `format` does before it trusts a storage
+
+Only `s3*.py` import aiobotocore and aiohttp, and only when an S3 storage is opened.
+"""

@@ -105,7 +105,10 @@ class ChunkKey(NamedTuple):
 
 
 class CounterKey(NamedTuple):
-    """A counter by its logical name (format §3.7). A missing one reads as None."""
+    """A counter by its logical name (format §3.7). A missing one reads as None.
+
+    nextInode and nextChunk read as the engine counts them (last id given out, or first one not yet): take ids with `allot`.
+    """
 
     name: str
     kind: Literal["counter"] = "counter"
@@ -131,7 +134,8 @@ class SliceRefKey(NamedTuple):
     """Number of slice records that name slice *id* of *size* bytes.
 
     Normalised: the true number n, though Redis and TKV store n-1 and leave out 1 (format §3.12). A slice that was never
-    referenced in the engine's records reads as 1 there and as 0 in SQL; `put(…, 1)` of a new slice writes what the engine needs.
+    referenced in the engine's records reads as 1 there (and in memory) and as 0 in SQL, never as None; `put(…, 1)` of a new
+    slice writes what the engine needs.
     """
 
     id: int

@@ -7,7 +7,7 @@ conflict. Between two awaits of an attempt nothing is locked but the in-process 
 which only save retries: correctness comes from the engine's commit. Times, ids and randomness are arguments of the operations.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 from jfs.format.slices import Slice
@@ -83,7 +83,8 @@ class Tx(Protocol):
         ...
 
     def add_stat(self, key: DirStatKey, change: DirStat) -> None:
-        """Add to a directory's usage at commit; commutes."""
+        """Add to a directory's usage at commit; commutes. A directory without a record is left without one: its usage is not
+        known (volumes of old clients, format §3.8); `put` a full count to make one."""
         ...
 
     def append(self, key: ChunkKey, record: Slice, *, existing_only: bool = False) -> None:
@@ -102,6 +103,11 @@ class DirectoryPage(Protocol):
     @property
     def attrs(self) -> Sequence[Attr | None] | None: ...
 
+    @property
+    def raw_attrs(self) -> Sequence[bytes | None] | None:
+        """The stored form of `attrs` (format §3.1) where the engine has it, else None though `attrs` may be there."""
+        ...
+
 
 class Store(Protocol):
     """A volume's records in one engine. Safe for all tasks of one event loop; one instance belongs to one loop."""
@@ -111,10 +117,16 @@ class Store(Protocol):
         """The engine's name as in its URL: redis, sqlite3, memory."""
         ...
 
+    @property
+    def initial_counters(self) -> Mapping[str, int]:
+        """Counters that formatting a new volume puts, with their values; empty where a missing one does (format §3.7)."""
+        ...
+
     async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = ()) -> T:
         """Run *operation* in a transaction until its commit succeeds: at most 50 attempts with random growing pauses, then
-        FsError(EAGAIN)… see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order.
-        An exception of *operation* escapes only when the reads it rests on still hold. StoreUnavailable when the outcome is unknown."""
+        FsError(EAGAIN); see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order.
+        An exception of *operation* escapes only when the reads it rests on still hold. StoreUnavailable when the outcome is unknown.
+        *operation* must await nothing but its Tx: calling the store inside (allot, get, run) may wait for itself."""
         ...
 
     async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
@@ -130,7 +142,8 @@ class Store(Protocol):
         ...
 
     async def allot(self, counter: str, count: int) -> int:
-        """Take *count* ids of nextInode, nextChunk (atomically); the first one. Engine arithmetic of format §3.7 is hidden here."""
+        """Take *count* ids of nextInode, nextChunk (atomically); the first one. Engine arithmetic of format §3.7 is hidden here,
+        but for this: the very first batch of inodes may begin at 1, and the caller skips the reserved 0 and 1."""
         ...
 
     async def next_id(self, counter: str) -> int:
@@ -146,7 +159,8 @@ class Store(Protocol):
         ...
 
     async def forget_session(self, sid: int) -> None:
-        """Remove the session's records and every lock it holds (flocks, plocks; format §7.1). Sustained inodes must be handled before."""
+        """Remove the session's records and every lock it holds (flocks, plocks; format §7.1). Sustained inodes must be handled
+        before; records of those that were not are removed too."""
         ...
 
     def deleted_files(self) -> AsyncIterator[tuple[int, int, int]]:
@@ -161,8 +175,9 @@ class Store(Protocol):
         """(id, size) of slices whose reference count says that their objects are to be deleted (n <= 0 normalised)."""
         ...
 
-    async def chunk_indexes(self, ino: int) -> list[int]:
-        """Indexes of the chunks of *ino* that have a list, sorted."""
+    async def chunk_indexes(self, ino: int, length: int | None = None) -> list[int]:
+        """Indexes of the chunks of *ino* that have a list, sorted. Where the engine would have to search the whole database
+        (Redis), a given *length* in bytes makes it look at the chunks below that only, as the real client does (format §7.5)."""
         ...
 
     def nodes(self) -> AsyncIterator[tuple[int, Attr]]:

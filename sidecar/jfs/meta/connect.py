@@ -1,0 +1,26 @@
+"""From a metadata URL to an open store. Engines are imported only when their scheme is asked for."""
+
+from jfs.errors import ConfigError
+from jfs.meta.store.base import Store
+
+SCHEMES = ("redis", "rediss", "unix", "sqlite3", "memory")
+
+
+async def connect(url: str, *, password: str = "") -> Store:
+    """Open the database of *url*. *password* (of META_PASSWORD) fills in where the URL has none.
+
+    ConfigError: the URL cannot be understood. StoreUnavailable: nothing answers there; CredentialsRefused when it answers and
+    refuses us. VolumeError: what is there is not a database of this kind.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ConfigError(
+            f"unknown metadata engine {scheme!r}; use redis://, rediss://, unix://, sqlite3:// or memory://"
+            if separator
+            else "the metadata address has no scheme; write it as redis://host/1 or sqlite3://file.db"
+        )
+    if scheme == "memory":
+        from jfs.meta.engines.memory.named import open_named
+
+        return open_named(rest)
+    raise ConfigError(f"the metadata engine {scheme!r} is not available")

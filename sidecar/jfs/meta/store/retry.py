@@ -1,0 +1,53 @@
+"""The loop around an attempt: in-process locks, conflicts, pauses, the end of patience (format §5.1).
+
+An engine implements one attempt; everything that is the same for all engines about running it again is here. Invariant: an
+exception leaves `run` only when the engine says that the reads it rests on still hold; `Conflict` never leaves.
+"""
+
+import abc
+import asyncio
+import errno
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from jfs.errors import Conflict, FsError
+from jfs.meta.store.base import Tx
+from jfs.meta.store.locks import InodeLocks
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS: Final = 50
+
+
+class TransactionRunner(abc.ABC):
+    """What every engine's store inherits: `run` over the engine's `_attempt`."""
+
+    def __init__(self) -> None:
+        self._locks = InodeLocks()
+        self.restarts = 0  # attempts that had to be run again, for the metrics
+
+    @abc.abstractmethod
+    async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
+        """Run *operation* once and commit. *number* counts from 0. Conflict asks for another attempt; any other exception is
+        final, so the engine has found that the reads behind it still hold."""
+
+    async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = ()) -> T:
+        """See `jfs.meta.store.base.Store.run`."""
+        if not near:
+            return await self._run(operation)
+        inodes = near if len(near) == 1 else sorted(set(near))
+        await self._locks.acquire(inodes)
+        try:
+            return await self._run(operation)
+        finally:
+            self._locks.release(inodes)
+
+    async def _run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+        for number in range(MAX_ATTEMPTS):
+            try:
+                return await self._attempt(operation, number)
+            except Conflict:
+                self.restarts += 1
+            await asyncio.sleep(random.random() * number * number / 1000)  # the first one is run again at once
+        raise FsError(errno.EAGAIN)

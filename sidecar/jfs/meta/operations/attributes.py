@@ -1,0 +1,113 @@
+"""Changing attributes: chmod, chown, utimens and the flags in one step (format §5.3 setattr). Pure."""
+
+import errno
+from typing import Final, NamedTuple
+
+from jfs.errors import FsError
+from jfs.format.constants import DIRECTORY
+from jfs.meta.model.attr import Attr
+from jfs.meta.model.keys import NodeKey
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.access import WRITE, Caller, granted
+from jfs.meta.operations.rules import SECOND
+from jfs.meta.store.base import Tx
+
+NOW: Final = -(1 << 63)  # a time in AttrChange that stands for the time of the call; no file has it
+
+
+class AttrChange(NamedTuple):
+    """What a setattr changes; None leaves it. Times are nanoseconds since the epoch or `NOW`. A size change is `truncate`."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    flags: int | None = None
+
+
+async def setattr(tx: Tx, caller: Caller, ino: int, change: AttrChange, now: int) -> Attr:
+    """Apply *change*; the attributes afterwards. ctime moves only when something did change."""
+    (node,) = await tx.get(NodeKey(ino))
+    if node is None:
+        raise FsError(errno.ENOENT)
+    if common.in_trash(node):
+        raise FsError(errno.EPERM)
+    attr = merged(caller, node, change, now)
+    if attr != node:
+        attr = common.with_ctime(attr, now)
+        tx.put(NodeKey(ino), attr)
+    return attr
+
+
+def merged(caller: Caller, node: Attr, change: AttrChange, now: int) -> Attr:
+    """*node* with *change*, by the rules of format §5.3 setattr; FsError(EPERM or EACCES) when the caller may not."""
+    attr = node
+    mode = change.mode
+    if change.uid is not None or change.gid is not None:
+        if mode is not None:
+            mode |= node.kind_mode & 0o6000
+        elif node.kind != DIRECTORY and node.kind_mode & 0o6000:
+            both = caller.uid != 0 or node.kind_mode & 0o010
+            attr = attr.with_mode(attr.kind_mode & ~(0o6000 if both else 0o4000))
+    if change.gid is not None and change.gid != node.gid:
+        if caller.uid and (caller.uid != node.uid or change.gid not in (caller.gid, *caller.groups())):
+            raise FsError(errno.EPERM)
+        attr = attr._replace(gid=change.gid)
+    if change.uid is not None and change.uid != node.uid:
+        if caller.uid:
+            raise FsError(errno.EPERM)
+        attr = attr._replace(uid=change.uid)
+    if mode is not None:
+        mode &= 0o7777
+        if caller.uid and node.gid != caller.gid and node.gid not in caller.groups():
+            mode &= ~0o2000
+        if mode != node.mode:
+            if caller.uid and caller.uid != node.uid and (node.mode & ~mode) & ~0o6000 | mode & ~node.mode:
+                raise FsError(errno.EPERM)
+            attr = attr.with_mode(mode)
+    attr = _with_times(caller, node, attr, change, now)
+    if change.flags is not None and change.flags != node.flags:
+        if caller.uid:
+            raise FsError(errno.EPERM)
+        attr = attr._replace(flags=change.flags)
+    return attr
+
+
+def _with_times(caller: Caller, node: Attr, attr: Attr, change: AttrChange, now: int) -> Attr:
+    for wanted, is_atime in ((change.atime, True), (change.mtime, False)):
+        if wanted is None:
+            continue
+        present = common.clock(node.atime, node.atimensec) if is_atime else common.clock(node.mtime, node.mtimensec)
+        explicit = wanted != NOW
+        if explicit and wanted == present:
+            continue
+        if explicit and caller.uid and node.uid == 0:
+            raise FsError(errno.EPERM)
+        if caller.uid and caller.uid != node.uid and not granted(caller, node) & WRITE:
+            raise FsError(errno.EACCES)
+        seconds, nanoseconds = divmod(wanted if explicit else now, SECOND)
+        names = ("atime", "atimensec") if is_atime else ("mtime", "mtimensec")
+        attr = attr._replace(**dict(zip(names, (seconds, nanoseconds), strict=True)))
+    return attr
+
+
+async def touch_atime(tx: Tx, ino: int, now: int) -> Attr | None:
+    """Set atime to *now* (format §5.4); None when the inode is gone. Nothing else moves."""
+    (node,) = await tx.get(NodeKey(ino))
+    if node is None:
+        return None
+    seconds, nanoseconds = divmod(now, SECOND)
+    attr = node._replace(atime=seconds, atimensec=nanoseconds)
+    tx.put(NodeKey(ino), attr)
+    return attr
+
+
+def wants_atime(attr: Attr, mode: str, now: int) -> bool:
+    """Whether a read at *now* (ns) writes atime under *mode* noatime, relatime or strictatime (format §5.4)."""
+    if mode == "noatime":
+        return False
+    atime = common.clock(attr.atime, attr.atimensec)
+    if atime < common.clock(attr.mtime, attr.mtimensec) or atime < common.clock(attr.ctime, attr.ctimensec):
+        return True
+    return now - atime > (SECOND if mode == "strictatime" else 86400 * SECOND)

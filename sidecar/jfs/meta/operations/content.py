@@ -1,0 +1,153 @@
+"""What a file holds: write commits, truncation, and the removal of a deleted file's chunk lists (format §5.3, §3.12, §7.5). Pure.
+
+Data are in the object store before the transaction that makes them visible, and leave it after the one that removes them.
+"""
+
+import errno
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from jfs.errors import FsError
+from jfs.format.constants import APPEND, CHUNK, FILE, IMMUTABLE, MAX_FILE, align4k
+from jfs.format.slices import Slice, unpack
+from jfs.meta.model.attr import Attr
+from jfs.meta.model.keys import ChunkKey, DeletedFileKey, DirStat, NodeKey, SliceRefKey
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.access import WRITE, Caller, check_access
+from jfs.meta.operations.rules import Rules
+from jfs.meta.store.base import Tx
+
+# From so many chunks on, a truncation asks which chunks there are instead of naming all between (format §5.3 truncate).
+MANY_CHUNKS: Final = 10_000
+
+
+class Written(NamedTuple):
+    """A file's attributes after a change of its content, and how much the volume grew in bytes."""
+
+    attr: Attr
+    space: int
+
+
+async def commit_slice(tx: Tx, rules: Rules, ino: int, indx: int, record: Slice, mtime: int, now: int) -> Written:
+    """Make an uploaded slice visible in chunk *indx*; *mtime* is the time of the last write into it (ns)."""
+    (node,) = await tx.get(NodeKey(ino))
+    if node is None:
+        raise FsError(errno.ENOENT)
+    if node.kind != FILE:
+        raise FsError(errno.EPERM)
+    length = max(node.length, indx * CHUNK + record.pos + record.len)
+    attr = common.with_mtime(node._replace(length=length), mtime, now)
+    grown = align4k(length) - align4k(node.length)
+    common.check_space(rules, grown, 0)
+    tx.put(NodeKey(ino), attr)
+    tx.append(ChunkKey(ino, indx), record)
+    if record.id:
+        tx.put(SliceRefKey(record.id, record.size), 1)
+    await _count_growth(tx, rules, ino, node, length)
+    return Written(attr, grown)
+
+
+async def truncate(
+    tx: Tx,
+    caller: Caller,
+    rules: Rules,
+    ino: int,
+    length: int,
+    now: int,
+    *,
+    opened: bool,
+    chunks: Sequence[int] | None = None,
+) -> Written:
+    """Set a file's length, covering what is cut off or gained with zero records. *opened*: by a writable handle, which needs no
+    permission. *chunks* are the indexes that have a list, needed from `MANY_CHUNKS` on (`needs_chunks`)."""
+    (node,) = await tx.get(NodeKey(ino))
+    if node is None:
+        raise FsError(errno.ENOENT)
+    if node.kind != FILE:
+        raise FsError(errno.EPERM)
+    if length < 0:
+        raise FsError(errno.EINVAL)
+    if length >= MAX_FILE:
+        raise FsError(errno.EFBIG)
+    if node.flags & (IMMUTABLE | APPEND) or (common.in_trash(node) and not opened):
+        raise FsError(errno.EPERM)
+    if not opened and rules.check_access:
+        check_access(caller, node, WRITE)
+    if node.length == length:
+        return Written(node, 0)
+    grown = align4k(length) - align4k(node.length)
+    common.check_space(rules, grown, 0)
+    for indx, record, existing_only in zero_records(node.length, length, chunks):
+        tx.append(ChunkKey(ino, indx), record, existing_only=existing_only)
+    attr = common.with_mtime(node._replace(length=length), now, now)
+    tx.put(NodeKey(ino), attr)
+    await _count_growth(tx, rules, ino, node, length)
+    return Written(attr, grown)
+
+
+def needs_chunks(old: int, new: int) -> bool:
+    """Whether `truncate` from *old* to *new* bytes spans so many chunks that it wants to know which exist."""
+    return abs(new - old) // CHUNK >= MANY_CHUNKS
+
+
+def zero_records(old: int, new: int, chunks: Sequence[int] | None = None) -> Iterable[tuple[int, Slice, bool]]:
+    """(chunk, record, only when the chunk has a list) that a truncation from *old* to *new* appends (format §5.3)."""
+    low, high = min(old, new), max(old, new)
+    first, last = low // CHUNK, high // CHUNK
+    at = low % CHUNK
+    yield first, Slice(at, 0, 0, 0, min(high - low, CHUNK - at)), False
+    between: Iterable[int] = range(first + 1, last)
+    if chunks is not None:
+        between = [indx for indx in chunks if first < indx < last]
+    for indx in between:
+        yield indx, Slice(0, 0, 0, 0, CHUNK), True
+    if last > first and high % CHUNK:
+        yield last, Slice(0, 0, 0, 0, high % CHUNK), False
+
+
+async def _count_growth(tx: Tx, rules: Rules, ino: int, node: Attr, length: int) -> None:
+    """Add a file's change of length to the volume and to each of its directories (format §5.3 quota)."""
+    change = DirStat(length - node.length, align4k(length) - align4k(node.length), 0)
+    common.count_volume(tx, change.space, 0)
+    if not rules.dir_stats or not node.nlink or not any(change):  # an unlinked file counts in no directory any more
+        return
+    if node.parent:
+        common.count(tx, rules, node.parent, change)
+        return
+    for parent, entries in (await tx.parents(ino)).items():
+        common.count(tx, rules, parent, DirStat(change.length * entries, change.space * entries, 0))
+
+
+class Freed(NamedTuple):
+    """Slices that lost a reference, and whether lists beyond the file's length may be left."""
+
+    slices: set[tuple[int, int]]
+    cut: bool
+
+
+async def drop_chunks(tx: Tx, chunks: Sequence[tuple[int, int]], queue: Sequence[DeletedFileKey]) -> Freed:
+    """Remove chunk lists (inode, index) with their references, and the entries *queue* of the deleted-file queue.
+
+    Whether a slice's objects may go is read after the commit, since references are only added to.
+    """
+    keys = [ChunkKey(ino, indx) for ino, indx in chunks]
+    slices: set[tuple[int, int]] = set()
+    cut = False
+    for key, raw in zip(keys, await tx.get(*keys) if keys else (), strict=True):
+        if raw is None:
+            continue
+        for record in unpack(raw):
+            if record.id:
+                tx.add(SliceRefKey(record.id, record.size), -1)
+                slices.add((record.id, record.size))
+            elif record.pos + record.len == CHUNK:
+                cut = True  # a truncation reached over the chunk's end: lists of later chunks may have stayed
+        tx.delete(key)
+    for entry in queue:
+        tx.delete(entry)
+    return Freed(slices, cut)
+
+
+async def drop_slice(tx: Tx, id: int, size: int) -> None:
+    """Remove the reference record of a slice whose objects are deleted."""
+    tx.delete(SliceRefKey(id, size))

@@ -1,0 +1,158 @@
+"""Making entries: mknod, mkdir, create, symlink, the trash's hour directories, and link (format §5.3). Pure."""
+
+import errno
+from typing import NamedTuple
+
+from jfs.errors import FsError
+from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, MAX_SYMLINK, SKIP_TRASH, SYMLINK, TRASH, align4k
+from jfs.meta.model.attr import Attr, Entry
+from jfs.meta.model.keys import DirStat, DirStatKey, EdgeKey, NodeKey, ParentKey, SymlinkKey
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.access import Caller
+from jfs.meta.operations.rules import Rules, check_directory, check_name
+from jfs.meta.store.base import Tx
+
+
+class New(NamedTuple):
+    """What to make: type code, permission bits before the umask, device number, symlink target, and the inode it gets."""
+
+    ino: int
+    kind: int
+    mode: int
+    rdev: int = 0
+    target: bytes = b""
+
+
+class Made(NamedTuple):
+    """The entry's inode and attributes, the parent's after the change, and whether it was made now."""
+
+    ino: int
+    attr: Attr
+    parent: Attr
+    created: bool
+
+
+def check_new(parent: int, name: bytes, kind: int, target: bytes = b"") -> None:
+    """What can be refused before anything is read, in the order of format §5.3."""
+    if kind not in common.KINDS:
+        raise FsError(errno.EINVAL)
+    if common.is_trash(parent) or common.is_trash_entry(parent, name):
+        raise FsError(errno.EPERM)
+    if name in (b".", b".."):
+        raise FsError(errno.EEXIST)
+    check_name(name)
+    if kind == SYMLINK and (not target or len(target) > MAX_SYMLINK or b"\0" in target):
+        raise FsError(errno.EINVAL)
+
+
+async def make(
+    tx: Tx, caller: Caller, rules: Rules, parent: int, name: bytes, new: New, now: int, *, open_existing: bool = False
+) -> Made:
+    """Make an entry and its inode. With *open_existing* a file that is there already is the answer instead of EEXIST.
+    Call `check_new` before."""
+    found, entry = await tx.get(NodeKey(parent), EdgeKey(parent, name))
+    directory = check_directory(caller, rules, found)
+    if entry is not None:
+        if not open_existing or entry.kind != FILE:
+            raise FsError(errno.EEXIST)
+        (node,) = await tx.get(NodeKey(entry.ino))
+        return Made(entry.ino, node or common.placeholder(entry.kind, parent), directory, False)
+    if directory.flags & IMMUTABLE:
+        raise FsError(errno.EPERM)
+    space = align4k(0)
+    common.check_space(rules, space, 1)
+    attr = _inherited(caller, directory, new, now, parent)
+    tx.put(NodeKey(new.ino), attr)
+    tx.put(EdgeKey(parent, name), Entry(new.kind, new.ino))
+    if new.kind == SYMLINK:
+        tx.put(SymlinkKey(new.ino), new.target)
+    links = 0
+    if new.kind == DIRECTORY:
+        links = 1
+        tx.put(DirStatKey(new.ino), DirStat(0, 0, 0))  # even when the volume keeps no usage, as the real client does
+    directory = common.touch(tx, parent, directory, now, rules, links=links)
+    common.count(tx, rules, parent, common.usage(attr))
+    common.count_volume(tx, space, 1)
+    return Made(new.ino, attr, directory, True)
+
+
+def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int) -> Attr:
+    """Attributes of a new inode: umask, group and sgid, skip-trash and tier of its directory."""
+    mode = new.mode & 0o7777 & ~caller.umask
+    gid = caller.gid
+    if new.kind == SYMLINK:
+        mode = 0o777
+    if directory.kind_mode & 0o2000:
+        gid = directory.gid
+        if new.kind == DIRECTORY:
+            mode |= 0o2000
+        elif mode & 0o2010 == 0o2010 and caller.uid and gid not in caller.groups():
+            mode &= ~0o2000
+    attr = common.new_attr(
+        new.kind,
+        mode,
+        caller.uid,
+        gid,
+        now,
+        parent,
+        length=len(new.target) if new.kind == SYMLINK else 0,
+        rdev=new.rdev,
+    )
+    return attr._replace(flags=directory.flags & SKIP_TRASH, tier=directory.tier)
+
+
+async def make_hour_directory(tx: Tx, name: bytes, ino: int, now: int) -> int:
+    """The inode of the trash's directory *name* (`YYYY-MM-DD-HH`), made as *ino* when missing (format §3.13)."""
+    trash, entry = await tx.get(NodeKey(TRASH), EdgeKey(TRASH, name))
+    if trash is None:
+        raise FsError(errno.ENOENT)
+    if entry is not None:
+        return entry.ino
+    tx.put(NodeKey(ino), common.new_attr(DIRECTORY, 0o555, 0, 0, now, TRASH))
+    tx.put(EdgeKey(TRASH, name), Entry(DIRECTORY, ino))
+    tx.put(DirStatKey(ino), DirStat(0, 0, 0))
+    common.count_volume(tx, align4k(0), 1)  # hour directories count, their parent's times and usage do not change
+    return ino
+
+
+class Linked(NamedTuple):
+    """Attributes of the inode and of the directory after the link."""
+
+    attr: Attr
+    parent: Attr
+
+
+async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name: bytes, now: int) -> Linked:
+    """Give file *ino* another entry. Call `check_link` before."""
+    found, entry, node = await tx.get(NodeKey(parent), EdgeKey(parent, name), NodeKey(ino))
+    directory = check_directory(caller, rules, found)
+    if directory.flags & IMMUTABLE:
+        raise FsError(errno.EPERM)
+    if node is None:
+        raise FsError(errno.ENOENT)
+    if common.in_trash(node):
+        raise FsError(errno.EPERM)
+    if node.kind == DIRECTORY or node.flags & (APPEND | IMMUTABLE):
+        raise FsError(errno.EPERM)
+    if entry is not None:
+        raise FsError(errno.EEXIST)
+    if not node.nlink:  # unlinked but open: nothing could be brought back from its lost records
+        raise FsError(errno.ENOENT)
+    attr = common.with_ctime(node._replace(nlink=node.nlink + 1, parent=0), now)
+    tx.put(NodeKey(ino), attr)
+    tx.put(EdgeKey(parent, name), Entry(node.kind, ino))
+    if node.parent:
+        tx.add(ParentKey(ino, node.parent), 1)
+    tx.add(ParentKey(ino, parent), 1)
+    directory = common.touch(tx, parent, directory, now, rules)
+    common.count(tx, rules, parent, common.usage(attr))
+    return Linked(attr, directory)
+
+
+def check_link(parent: int, name: bytes) -> None:
+    """What can be refused of a link before anything is read."""
+    if common.is_trash(parent) or common.is_trash_entry(parent, name):
+        raise FsError(errno.EPERM)
+    if name in (b".", b".."):
+        raise FsError(errno.EEXIST)
+    check_name(name)

@@ -1,0 +1,212 @@
+"""What happens to an inode that loses an entry: unlink, rmdir, a replaced target of rename, the end of a sustained inode.
+
+`drop` decides between the trash, one link less, sustained and gone (format §3.11, §3.13, §5.3 unlink). It does not touch the
+entry itself nor the directory's times. The data of a file that is gone is removed after the commit, outside. Pure.
+"""
+
+import errno
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jfs.errors import FsError
+from jfs.format.constants import DIRECTORY, FILE, MAX_NAME, SKIP_TRASH, SYMLINK, align4k
+from jfs.meta.model.attr import Attr, Entry
+from jfs.meta.model.keys import (
+    DeletedFileKey,
+    DirStatKey,
+    EdgeKey,
+    NodeKey,
+    ParentKey,
+    SustainedKey,
+    SymlinkKey,
+)
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.access import Caller, check_sticky
+from jfs.meta.operations.rules import SECOND, Rules, check_directory, check_name, check_removable
+from jfs.meta.store.base import Tx
+
+
+class Dropped(NamedTuple):
+    """An inode after the loss of an entry: *attr* is None when its record is gone; *deleted* is the length of a file whose
+    data are now queued for deletion, None otherwise."""
+
+    ino: int
+    kind: int
+    attr: Attr | None
+    deleted: int | None = None
+    sustained: bool = False
+    trashed: bool = False
+    space: int = 0
+    inodes: int = 0
+
+
+class Removed(NamedTuple):
+    """What an unlink or rmdir did: to the inode, and the directory's attributes afterwards."""
+
+    dropped: Dropped
+    parent: Attr
+
+
+def trash_name(parent: int, ino: int, name: bytes) -> bytes:
+    """The name of a removed entry in its hour directory (format §3.13), cut to 255 bytes at its tail."""
+    return (b"%d-%d-" % (parent, ino) + name)[:MAX_NAME]
+
+
+async def drop(
+    tx: Tx,
+    rules: Rules,
+    parent: int,
+    name: bytes,
+    entry: Entry,
+    node: Attr | None,
+    now: int,
+    is_open: Callable[[int], bool],
+) -> Dropped:
+    """Take the entry *name* of *parent* away from its inode, whose record *node* may be missing. *is_open* tells whether this
+    process has an inode open."""
+    kind, ino = entry
+    if node is None:
+        return Dropped(ino, kind, None)
+    common.count(tx, rules, parent, common.negated(common.usage(node)))
+    if rules.trash and not common.is_trash(parent) and not node.flags & SKIP_TRASH:
+        place = EdgeKey(rules.trash, trash_name(parent, ino, name))
+        there = None
+        if node.nlink > 1 and kind != DIRECTORY:
+            (there,) = await tx.get(place)
+        if there is None:
+            return _to_trash(tx, rules, place, parent, ino, node, kind, now)
+    if kind == DIRECTORY:
+        tx.delete(NodeKey(ino))
+        tx.clear_xattrs(ino)
+        tx.delete(DirStatKey(ino))
+        space = -align4k(0)
+        common.count_volume(tx, space, -1)
+        return Dropped(ino, kind, None, space=space, inodes=-1)
+    links = node.nlink - 1
+    if links > 0:
+        attr = common.with_ctime(node._replace(nlink=links), now)
+        tx.put(NodeKey(ino), attr)
+        if not node.parent:
+            tx.add(ParentKey(ino, parent), -1)
+        return Dropped(ino, kind, attr)
+    if kind == FILE and rules.sid and is_open(ino):
+        attr = common.with_ctime(node._replace(nlink=0), now)
+        tx.put(NodeKey(ino), attr)
+        tx.put(SustainedKey(rules.sid, ino), True)
+        tx.clear_xattrs(ino)
+        if not node.parent:
+            tx.clear_parents(ino)
+        return Dropped(ino, kind, attr, sustained=True)
+    return forget(tx, ino, node, now)
+
+
+def _to_trash(tx: Tx, rules: Rules, place: EdgeKey, parent: int, ino: int, node: Attr, kind: int, now: int) -> Dropped:
+    attr = common.with_ctime(node, now)
+    if node.parent:
+        attr = attr._replace(parent=rules.trash)
+    else:
+        tx.add(ParentKey(ino, rules.trash), 1)
+        tx.add(ParentKey(ino, parent), -1)
+    tx.put(NodeKey(ino), attr)
+    tx.put(place, Entry(kind, ino))
+    common.count(tx, rules, rules.trash, common.usage(node))
+    if kind == DIRECTORY:
+        tx.delete(DirStatKey(ino))
+    return Dropped(ino, kind, attr, trashed=True)
+
+
+def forget(tx: Tx, ino: int, node: Attr, now: int) -> Dropped:
+    """Remove the records of an inode without entries; a file's chunks are queued for deletion."""
+    kind = node.kind
+    tx.delete(NodeKey(ino))
+    tx.clear_xattrs(ino)
+    if not node.parent:
+        tx.clear_parents(ino)
+    deleted: int | None = None
+    space = -align4k(0)
+    if kind == FILE:
+        deleted = node.length
+        space = -align4k(node.length)
+        tx.put(DeletedFileKey(ino, node.length), now // SECOND)
+    elif kind == SYMLINK:
+        tx.delete(SymlinkKey(ino))
+    common.count_volume(tx, space, -1)
+    return Dropped(ino, kind, None, deleted=deleted, space=space, inodes=-1)
+
+
+async def release_sustained(tx: Tx, sid: int, ino: int, now: int) -> Dropped | None:
+    """The last close of a sustained inode, or the death of its session (format §7.4). None when there was nothing to remove."""
+    (node,) = await tx.get(NodeKey(ino))
+    tx.delete(SustainedKey(sid, ino))
+    if node is None or node.nlink:  # removed already, or a record that never should have been
+        return None
+    return forget(tx, ino, node, now)
+
+
+def check_removal(caller: Caller, parent: int, name: bytes) -> None:
+    """What can be refused of unlink, rmdir and a rename's source before anything is read (format §5.2)."""
+    if common.is_trash_entry(parent, name) or (common.is_trash(parent) and caller.uid):
+        raise FsError(errno.EPERM)
+    check_name(name)
+
+
+async def unlink(
+    tx: Tx,
+    caller: Caller,
+    rules: Rules,
+    parent: int,
+    name: bytes,
+    now: int,
+    is_open: Callable[[int], bool],
+    *,
+    hint: int,
+) -> Removed:
+    """Remove a file's entry. *hint* is the inode that the entry probably names (0: unknown), so that its record comes in the same
+    round trip; a wrong one only costs another. Call `check_removal` before."""
+    found, entry, guess = await tx.get(NodeKey(parent), EdgeKey(parent, name), NodeKey(hint or parent))
+    if entry is None:
+        raise FsError(errno.ENOENT)
+    if entry.kind == DIRECTORY:
+        raise FsError(errno.EPERM)
+    node = guess
+    if entry.ino != hint:
+        (node,) = await tx.get(NodeKey(entry.ino))
+    directory = check_directory(caller, rules, found, in_trash_ok=True)
+    check_removable(directory)
+    if node is not None:
+        check_removable(node)
+        check_sticky(caller, directory, node)
+    dropped = await drop(tx, rules, parent, name, entry, node, now, is_open)
+    tx.delete(EdgeKey(parent, name))
+    return Removed(dropped, common.touch(tx, parent, directory, now, rules))
+
+
+async def rmdir(tx: Tx, caller: Caller, rules: Rules, parent: int, name: bytes, now: int, *, hint: int) -> Removed:
+    """Remove an empty directory; *hint* as in `unlink`. Call `check_rmdir` before."""
+    found, entry, guess = await tx.get(NodeKey(parent), EdgeKey(parent, name), NodeKey(hint or parent))
+    if entry is None:
+        raise FsError(errno.ENOENT)
+    if entry.kind != DIRECTORY:
+        raise FsError(errno.ENOTDIR)
+    node = guess
+    if entry.ino != hint:
+        (node,) = await tx.get(NodeKey(entry.ino))
+    directory = check_directory(caller, rules, found, in_trash_ok=True)
+    check_removable(directory)
+    if not await tx.is_empty(entry.ino):
+        raise FsError(errno.ENOTEMPTY)
+    if node is not None:
+        check_removable(node)
+        check_sticky(caller, directory, node)
+    dropped = await drop(tx, rules, parent, name, entry, node, now, lambda _: False)
+    tx.delete(EdgeKey(parent, name))
+    return Removed(dropped, common.touch(tx, parent, directory, now, rules, links=-1))
+
+
+def check_rmdir(caller: Caller, parent: int, name: bytes) -> None:
+    """What can be refused of rmdir before anything is read."""
+    if name == b".":
+        raise FsError(errno.EINVAL)
+    if name == b"..":
+        raise FsError(errno.ENOTEMPTY)
+    check_removal(caller, parent, name)

@@ -1,0 +1,19 @@
+"""Session records and the election of background jobs (format §7.1, §7.2). Pure."""
+
+from jfs.meta.model.keys import CounterKey, Session, SessionKey
+from jfs.meta.store.base import Tx
+
+
+async def write_session(tx: Tx, sid: int, expire: int, info: bytes) -> None:
+    """Start, prolong, or write again a session that another client took for dead; *expire* in unix seconds."""
+    tx.put(SessionKey(sid), Session(expire, info))
+
+
+async def elect(tx: Tx, counter: str, now: int, period: int) -> bool:
+    """Whether this client runs the job of *counter*: its last run (unix seconds) is *period* seconds or more ago (setIfSmall)."""
+    key = CounterKey(counter)
+    (last,) = await tx.get(key)
+    if (last or 0) > now - period:
+        return False
+    tx.put(key, now)
+    return True

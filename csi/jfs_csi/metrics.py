@@ -1,0 +1,76 @@
+"""Prometheus metrics and health of the node service, on an optional HTTP port.
+
+`/metrics` text format, `/healthz` answers while the event loop turns, `/readyz` once the kubelet registered the driver.
+Figures that exist elsewhere (attached volumes, sessions) are read when asked for, not kept twice.
+"""
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# Publish is to take at most 50 ms: the buckets are fine around that.
+_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5, 30)
+
+
+class Metrics:
+    """All metrics of the process; `attached` and `sessions` are asked at each scrape."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._calls = Counter(
+            "jfs_csi_calls",
+            "Calls of the kubelet, by method and gRPC status.",
+            ["method", "code"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "jfs_csi_call_seconds", "Duration of calls.", ["method"], buckets=_BUCKETS, registry=self.registry
+        )
+        self._publishes = Histogram(
+            "jfs_csi_publish_seconds",
+            "Duration of first publishes (not repetitions), by kind of volume.",
+            ["kind"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._events = Counter("jfs_csi_events", "Events reported, by reason.", ["reason"], registry=self.registry)
+
+    def observe(self, method: str, code: str, seconds: float) -> None:
+        self._calls.labels(method, code).inc()
+        self._seconds.labels(method).observe(seconds)
+
+    def published(self, kind: str, seconds: float) -> None:
+        self._publishes.labels(kind).observe(seconds)
+
+    def event(self, reason: str) -> None:
+        self._events.labels(reason).inc()
+
+    def watch(self, attached: Callable[[], int], sessions: Callable[[], int], published: Callable[[], int]) -> None:
+        for name, text, figure in (
+            ("jfs_csi_attached_volumes", "Volumes that a connected sidecar has mounted.", attached),
+            ("jfs_csi_sidecar_sessions", "Connected sidecars.", sessions),
+            ("jfs_csi_published_volumes", "Published data volumes.", published),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(figure)
+
+
+def application(metrics: Metrics, ready: Callable[[], bool]) -> web.Application:
+    """The HTTP application for the metrics and health ports."""
+
+    async def serve_metrics(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(metrics.registry), headers={"Content-Type": "text/plain; version=0.0.4"}
+        )
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        if ready():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="the kubelet has not registered the driver yet\n")
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", serve_metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    return app

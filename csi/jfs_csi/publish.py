@@ -1,0 +1,244 @@
+"""Publish and unpublish: ties a pod's volume path to the directory its sidecar mounts on, and unties it.
+
+    target path (data)     ← bind of P/volumes/<volume>; the sidecar's FUSE mount on that directory propagates onto it
+    target path (control)  ← bind of P; the sidecar's container has it as /run/jfs, with Bidirectional propagation
+
+Publish never waits for the sidecar: the kubelet starts no container before all volumes are published. Unpublish never
+stats what it removes, always ends and deletes nothing but empty directories. Both are idempotent and decide from
+mountinfo and state files. Everything about one pod happens under its lock; blocking system calls run in threads.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jfs_api import names
+
+from jfs_csi.control.server import ControlServer
+from jfs_csi.directories import Tree
+from jfs_csi.layout import Layout, Names, Target, valid_pod_uid
+from jfs_csi.mounts import (
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    FuseConnection,
+    FuseConnections,
+    bind,
+    detach,
+    mountinfo,
+    mounts_at,
+)
+from jfs_csi.state import CONTROL, DATA, StateStore, VolumeState
+
+log = logging.getLogger(__name__)
+
+RELEASE_SECONDS = 5.0  # for the sidecar to flush and unmount
+ABORT_AFTER = 2.0  # seconds a FUSE connection may outlive its mounts
+_ABORT_POLL = 0.02
+
+# The directory below the sidecar's mount is never to be written: an application that runs while nothing is mounted gets
+# EROFS, root too. The FUSE mount on top has its own flags, which the sidecar sets.
+_DATA_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+_CONTROL_FLAGS = MS_NOSUID | MS_NODEV | MS_NOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A checked request to publish."""
+
+    target: Target
+    kind: str
+    volume_id: str
+    pod_name: str = ""
+    pod_namespace: str = ""
+    persistent: bool = False
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    secrets: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Publisher:
+    """The node's published volumes. `connections` None: FUSE connections cannot be aborted on this node."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        layout: Layout,
+        states: StateStore,
+        control: ControlServer,
+        connections: FuseConnections | None,
+    ) -> None:
+        self._tree, self._layout, self._states = tree, layout, states
+        self._control, self._connections = control, connections
+
+    # --- publish -----------------------------------------------------------------------------------------------
+
+    def is_published(self, target: Target) -> bool:
+        """Whether the target is mounted and recorded: a publish of it then only refreshes the secrets."""
+        state = self._states.get(*target.key)
+        path = self._tree.mount_path(target.relative)
+        return state is not None and state.target == target.path and bool(mounts_at([path]))
+
+    def is_mounted(self, relative: Names) -> bool:
+        """Whether a FUSE file system lies on the directory."""
+        return any(mount.is_fuse for mount in mounts_at([self._tree.mount_path(relative)]))
+
+    async def publish(self, publication: Publication) -> None:
+        """Raises OSError (its text is a sentence's end) with nothing half-made that a repetition would not finish."""
+        target = publication.target
+        async with self._control.lock(target.pod_uid):
+            await self._control.listen(target.pod_uid)
+            await asyncio.to_thread(self._publish, publication)
+            if publication.kind == DATA:
+                await self._control.published(
+                    target.pod_uid, target.volume, publication.read_only, publication.options, publication.secrets
+                )
+
+    def _publish(self, publication: Publication) -> None:
+        target = publication.target
+        if publication.kind == CONTROL:
+            source, flags = self._layout.pod(target.pod_uid), _CONTROL_FLAGS
+        else:
+            source, flags = self._layout.mountpoint(target.pod_uid, target.volume), _DATA_FLAGS
+            self._tree.make(source, 0o000)
+        # State first: a mount without a state file could be missed by the sweep, the other way round is harmless.
+        former = self._states.get(*target.key)
+        state = VolumeState(
+            pod_uid=target.pod_uid,
+            volume=target.volume,
+            kind=publication.kind,
+            volume_id=publication.volume_id,
+            target=target.path,
+            pod_name=publication.pod_name,
+            pod_namespace=publication.pod_namespace,
+            persistent=publication.persistent,
+            read_only=publication.read_only,
+            options=publication.options,
+        )
+        if former is not None:
+            state = replace(state, generation=former.generation, ready=former.ready)
+        if state != former:
+            self._states.save(state)
+        mounted = mounts_at([self._tree.mount_path(target.relative)])
+        if any(mount.root.endswith("//deleted") for mount in mounted):
+            # Bound to a directory that was removed since: nothing can ever appear there.
+            detach(self._tree, target.relative)
+            mounted = []
+        if not mounted:
+            self._tree.make(target.relative, 0o000 if publication.kind == DATA else 0o711, parents=False)
+            bind(self._tree, source, target.relative, flags)
+
+    # --- unpublish ---------------------------------------------------------------------------------------------
+
+    async def unpublish(self, target: Target) -> None:
+        """Unknown targets and ones that are gone already are fine. Raises OSError only if the kernel refuses."""
+        state = self._states.get(*target.key)
+        if state is not None and state.kind == DATA:
+            await self._control.release(target.pod_uid, target.volume, RELEASE_SECONDS)
+        elif state is not None:
+            # The sidecar's file systems hang below this one: detaching it takes them along.
+            volumes = [other.volume for other in self._states.of_pod(target.pod_uid) if other.kind == DATA]
+            await asyncio.gather(*(self._control.release(target.pod_uid, name, RELEASE_SECONDS) for name in volumes))
+        async with self._control.lock(target.pod_uid):
+            mountpoints = [target.relative]
+            if state is None or state.kind == DATA:
+                mountpoints.insert(0, self._layout.mountpoint(target.pod_uid, target.volume))
+            held = await asyncio.to_thread(self._take_away, mountpoints)
+            await self._end_connections(held, target.path)
+            await asyncio.to_thread(self._forget, target, mountpoints)
+            if not self._states.of_pod(target.pod_uid):
+                await self._remove_pod(target.pod_uid)
+
+    def _take_away(self, mountpoints: Iterable[Names]) -> list[FuseConnection]:
+        """Detach everything on the directories; the FUSE connections that were mounted there, still held open."""
+        held: list[FuseConnection] = []
+        by_path = {self._tree.mount_path(relative): relative for relative in mountpoints}
+        # Those below count too: detaching a control volume takes them along.
+        below = tuple(path + "/" for path in by_path)
+        devices = {
+            mount.device
+            for mount in mountinfo()
+            if mount.is_fuse and (mount.path in by_path or mount.path.startswith(below))
+        }
+        if self._connections is not None:
+            found = (self._connections.hold(device) for device in devices)
+            held = [connection for connection in found if connection is not None]
+        try:
+            for relative in by_path.values():
+                detach(self._tree, relative)
+        except BaseException:
+            for connection in held:
+                connection.close()
+            raise
+        return held
+
+    async def _end_connections(self, held: list[FuseConnection], path: str) -> None:
+        """Wait until the connections are gone; abort what is left. There is no event to wait for, so it is polled."""
+        deadline = time.monotonic() + ABORT_AFTER
+        try:
+            while alive := [connection for connection in held if connection.alive]:
+                if time.monotonic() > deadline:
+                    log.warning("A FUSE connection of %s outlived its mounts; it is aborted.", path)
+                    for connection in alive:
+                        connection.abort()
+                    return
+                await asyncio.sleep(_ABORT_POLL)
+        finally:
+            for connection in held:
+                connection.close()
+
+    def _forget(self, target: Target, mountpoints: Iterable[Names]) -> None:
+        for relative in mountpoints:
+            if not self._tree.remove(relative):
+                log.error("%s is not empty or in use; it is left for you to look at.", self._layout.absolute(relative))
+        self._states.remove(target.pod_uid, target.volume)
+
+    async def _remove_pod(self, pod_uid: str) -> None:
+        await self._control.close_pod(pod_uid)
+        await asyncio.to_thread(self._remove_pod_directories, pod_uid)
+
+    def _remove_pod_directories(self, pod_uid: str) -> None:
+        directory = self._layout.pod(pod_uid)
+        volumes = (*directory, names.CONTROL_VOLUMES)
+        for name in self._tree.names(volumes):
+            detach(self._tree, (*volumes, name))
+            self._tree.remove((*volumes, name))
+        self._tree.remove(volumes)
+        if not self._tree.remove(directory):
+            log.error("%s is not empty; it is left for you to look at.", self._layout.absolute(directory))
+        self._states.remove_pod(pod_uid)
+
+    # --- start -------------------------------------------------------------------------------------------------
+
+    async def restore(self) -> None:
+        """Take over what a former node service published, and sweep what belongs to pods that are gone."""
+        self._states.load()
+        await self.sweep()
+        for pod_uid in {state.pod_uid for state in self._states.all()}:
+            async with self._control.lock(pod_uid):
+                self._control.restore(pod_uid)
+                await self._control.listen(pod_uid)
+
+    async def sweep(self) -> None:
+        """Unpublish the volumes of pods whose directory the kubelet has removed (force-deleted ones)."""
+        if not self._tree.exists(("pods",)):
+            # Then *every* pod would look gone: a wrong --kubelet-dir must not cost anybody a mount.
+            log.error("%s does not exist: nothing is swept. Is --kubelet-dir right?", self._layout.absolute(("pods",)))
+            return
+        plugin = self._layout.plugin
+        found = {*self._tree.names((*plugin, "pods")), *self._tree.names((*plugin, "state"))}
+        for pod_uid in sorted(filter(valid_pod_uid, found)):
+            try:
+                if self._tree.exists(("pods", pod_uid)):
+                    continue
+                log.info("Pod %s is gone; its volumes are cleaned up.", pod_uid)
+                for state in self._states.of_pod(pod_uid):
+                    await self.unpublish(self._layout.target(state.target))
+                async with self._control.lock(pod_uid):
+                    await self._remove_pod(pod_uid)
+            except (OSError, ValueError) as error:
+                log.error("Pod %s: clean-up stopped, it is tried again: %s", pod_uid, error)

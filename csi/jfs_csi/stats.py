@@ -1,0 +1,87 @@
+"""Usage of a mounted volume by statvfs(2), in threads and with a deadline: a hung mount must not hang the kubelet.
+
+At most one thread is inside a volume's statvfs; while it hangs, callers get the last known figures at once. Daemon
+threads, so that one stuck in the kernel does not keep the process from ending.
+"""
+
+import asyncio
+import os
+import threading
+from dataclasses import dataclass
+
+SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes and inodes as statvfs gives them."""
+
+    total_bytes: int
+    available_bytes: int
+    used_bytes: int
+    total_inodes: int
+    available_inodes: int
+    used_inodes: int
+
+
+class UsageProbe:
+    """Used from the event loop only."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._running: dict[str, asyncio.Future[Usage]] = {}
+        self._last: dict[str, Usage] = {}
+
+    async def usage(self, path: str) -> Usage | None:
+        """Fresh figures if the mount answers in time, else the last known ones, else None."""
+        future = self._running.get(path)
+        if future is None:
+            future = self._start(path)
+            try:
+                self._last[path] = await asyncio.wait_for(asyncio.shield(future), self._seconds)
+            except (TimeoutError, OSError):
+                return self._last.get(path)
+        return self._last.get(path)
+
+    def forget(self, path: str) -> None:
+        self._last.pop(path, None)
+
+    def _start(self, path: str) -> asyncio.Future[Usage]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Usage] = loop.create_future()
+        self._running[path] = future
+
+        def finish(usage: Usage | None, error: OSError | None) -> None:
+            self._running.pop(path, None)
+            if future.cancelled():
+                return
+            if usage is not None:
+                future.set_result(usage)
+            else:
+                future.set_exception(error or OSError("statvfs gave nothing"))
+                future.exception()  # seen: the caller may have gone at its deadline
+
+        def work() -> None:
+            usage, failure = None, None
+            try:
+                usage = read_usage(path)
+            except OSError as error:
+                failure = error
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(finish, usage, failure)
+
+        threading.Thread(target=work, name=f"statvfs {path}", daemon=True).start()
+        return future
+
+
+def read_usage(path: str) -> Usage:
+    """statvfs(2) of the path, in bytes and inodes. Raises OSError; may block for as long as the mount is hung."""
+    figures = os.statvfs(path)
+    return Usage(
+        total_bytes=figures.f_blocks * figures.f_frsize,
+        available_bytes=figures.f_bavail * figures.f_frsize,
+        used_bytes=(figures.f_blocks - figures.f_bfree) * figures.f_frsize,
+        total_inodes=figures.f_files,
+        available_inodes=figures.f_favail,
+        used_inodes=figures.f_files - figures.f_ffree,
+    )

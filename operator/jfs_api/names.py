@@ -65,3 +65,21 @@ SECRET_KEYS: Final = (
     "encrypt_rsa_key",
     "passphrase",
 )
+
+# What the operator writes on PersistentVolumes: the UUID of the file system behind them (two volumes share data when it is equal).
+FILE_SYSTEM_ANNOTATION: Final = "juicefs.io/file-system"
+
+# Conditions of a JuiceFSVolume …
+READY: Final = "Ready"
+SECRET_VALID: Final = "SecretValid"
+FORMATTED: Final = "Formatted"
+BOUND: Final = "Bound"
+MOUNTABLE: Final = "Mountable"
+STALLED: Final = "Stalled"
+# … and of a JuiceFSSecret (beside Ready).
+METADATA_REACHABLE: Final = "MetadataReachable"
+STORAGE_REACHABLE: Final = "StorageReachable"
+
+# Values of `spec.reclaimPolicy`.
+RETAIN: Final = "Retain"
+DELETE: Final = "Delete"

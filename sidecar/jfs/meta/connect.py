@@ -23,4 +23,11 @@ async def connect(url: str, *, password: str = "") -> Store:
         from jfs.meta.engines.memory.named import open_named
 
         return open_named(rest)
+    if scheme == "sqlite3":
+        from jfs.meta.engines.sqlite.store import SqliteStore
+        from jfs.meta.engines.sqlite.url import parse_address
+
+        store = SqliteStore(parse_address(rest))
+        await store.open()
+        return store
     raise ConfigError(f"the metadata engine {scheme!r} is not available")

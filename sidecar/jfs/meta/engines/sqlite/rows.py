@@ -1,0 +1,69 @@
+"""Attributes as a row of the node table, and back (format §4.2.2).
+
+Times are microseconds with the remaining nanoseconds apart; the division truncates toward zero as Go's does, so both parts
+of a time before 1970 may be negative. Reading is microseconds times 1000 plus nanoseconds in every case.
+"""
+
+from typing import Any, Final
+
+from jfs.meta.model.attr import Attr
+
+COLUMNS: Final = (
+    "type",
+    "flags",
+    "mode",
+    "uid",
+    "gid",
+    "atime",
+    "mtime",
+    "ctime",
+    "atimensec",
+    "mtimensec",
+    "ctimensec",
+    "nlink",
+    "length",
+    "rdev",
+    "parent",
+    "access_acl_id",
+    "default_acl_id",
+    "tier_id",
+)
+
+
+def to_row(attr: Attr) -> tuple[int, ...]:
+    """Values in the order of COLUMNS."""
+    atime, atimensec = _split(attr.atime, attr.atimensec)
+    mtime, mtimensec = _split(attr.mtime, attr.mtimensec)
+    ctime, ctimensec = _split(attr.ctime, attr.ctimensec)
+    kind_mode = attr.kind_mode
+    return (
+        kind_mode >> 12,
+        attr.flags,
+        kind_mode & 0o7777,
+        attr.uid,
+        attr.gid,
+        atime,
+        mtime,
+        ctime,
+        atimensec,
+        mtimensec,
+        ctimensec,
+        *attr[10:],
+    )
+
+
+def _split(seconds: int, nanoseconds: int) -> tuple[int, int]:
+    micro, nano = divmod(nanoseconds, 1000)
+    micro += seconds * 1_000_000
+    if micro < 0 and nano:
+        return micro + 1, nano - 1000
+    return micro, nano
+
+
+def from_row(row: tuple[Any, ...]) -> Attr:
+    """Attributes of a row with the columns COLUMNS, NULLs already 0."""
+    kind, flags, mode, uid, gid, atime, mtime, ctime, atimensec, mtimensec, ctimensec, *rest = row
+    asec, anano = divmod(atime * 1000 + atimensec, 1_000_000_000)
+    msec, mnano = divmod(mtime * 1000 + mtimensec, 1_000_000_000)
+    csec, cnano = divmod(ctime * 1000 + ctimensec, 1_000_000_000)
+    return Attr(flags, kind << 12 | mode, uid, gid, asec, anano, msec, mnano, csec, cnano, *rest)

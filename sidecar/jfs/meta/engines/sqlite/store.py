@@ -1,0 +1,246 @@
+"""The store over an SQLite file.
+
+Everything runs in the event-loop thread: a hop to an executor costs more than a transaction (performance notes). A
+transaction suspends only when another task's or another process's is under way. Listings read page by page, each page in
+one statement, so no read transaction stays open between them.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+from jfs.meta.engines.sqlite import schema
+from jfs.meta.engines.sqlite.database import SqliteDatabase
+from jfs.meta.engines.sqlite.failures import converted
+from jfs.meta.engines.sqlite.rows import from_row
+from jfs.meta.engines.sqlite.transaction import SqliteTx
+from jfs.meta.engines.sqlite.url import SqliteAddress
+from jfs.meta.model.attr import Attr, Entry
+from jfs.meta.model.keys import EdgeKey, Key, NodeKey, Session
+from jfs.meta.store.base import Tx
+from jfs.meta.store.retry import TransactionRunner
+
+T = TypeVar("T")
+
+_PAGE = 4096
+_OLD_SESSION_LIFE = 300  # seconds from a heartbeat record to its end (format §4.1.2)
+
+
+class SqlitePage:
+    """A page of rows (name, type, inode[, attributes, whether they exist]); decoded on access."""
+
+    raw_attrs: Sequence[bytes | None] | None = None
+
+    def __init__(self, rows: list[tuple[Any, ...]], *, plus: bool) -> None:
+        self._rows = rows
+        self._plus = plus
+
+    @cached_property
+    def names(self) -> list[bytes]:
+        return [row[0] for row in self._rows]
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return [Entry(row[1], row[2]) for row in self._rows]
+
+    @cached_property
+    def attrs(self) -> list[Attr | None] | None:
+        if not self._plus:
+            return None
+        return [None if row[3] is None else from_row(row[4:]) for row in self._rows]
+
+
+class SqliteStore(TransactionRunner):
+    """A volume's records in an SQLite file."""
+
+    name = "sqlite3"
+    initial_counters: Mapping[str, int] = {
+        "nextInode": 2,
+        "nextChunk": 1,
+        "nextSession": 0,
+        "usedSpace": 0,
+        "totalInodes": 0,
+        "nextCleanupSlices": 0,
+    }
+
+    def __init__(self, address: SqliteAddress) -> None:
+        super().__init__()
+        self._database = SqliteDatabase(address)
+        self._path = address.path
+        self._p = address.table_prefix
+
+    async def open(self) -> None:
+        """Open the file when there is one; complete its tables. VolumeError, StoreUnavailable."""
+        await self._database.open()
+
+    async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
+        database = self._database
+        await database.begin()
+        try:
+            tx = SqliteTx(database.records)
+            result = await operation(tx)
+            if changes := tx.changes_anything():
+                tx.flush()
+        except BaseException as error:
+            database.rollback()
+            if isinstance(error, sqlite3.Error):
+                raise converted(error, self._path) from error
+            raise
+        if changes:
+            await database.commit()
+        else:
+            database.rollback()
+        return result
+
+    async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
+        return await self._database.read(lambda: self._get(keys))
+
+    def _get(self, keys: tuple[Key[Any], ...]) -> tuple[Any, ...]:
+        readers = self._database.records.readers
+        return tuple([readers[key.kind](key) for key in keys])
+
+    async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
+        return await self._database.read(lambda: self._lookup(EdgeKey(parent, name)))
+
+    def _lookup(self, key: EdgeKey) -> tuple[Entry, Attr | None] | None:
+        records = self._database.records
+        entry = records.read_edge(key)
+        return None if entry is None else (entry, records.read_node(NodeKey(entry.ino)))
+
+    async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[SqlitePage]:
+        after: bytes | None = b""  # no name is empty
+        while after is not None:
+            rows, after = await self._database.read(partial(self._page, ino, after, plus))
+            if rows:
+                yield SqlitePage(rows, plus=plus)
+
+    def _page(self, ino: int, after: bytes, plus: bool) -> tuple[list[tuple[Any, ...]], bytes | None]:
+        records = self._database.records
+        select = "SELECT e.name,e.type,e.inode"
+        source = f"FROM {self._p}edge e"
+        if plus:
+            select += f",n.inode,{records.node_columns}"
+            source += f" LEFT JOIN {self._p}node n ON n.inode=e.inode"
+        execute = self._database.connection.execute
+        if records.old_names:  # two kinds of names do not sort together: all in one page
+            return execute(f"{select} {source} WHERE e.parent=?", (ino,)).fetchall(), None
+        rows = execute(
+            f"{select} {source} WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT {_PAGE}", (ino, after)
+        ).fetchall()
+        return rows, rows[-1][0] if len(rows) == _PAGE else None
+
+    async def allot(self, counter: str, count: int) -> int:
+        return await self._increment(counter, count) - count
+
+    async def next_id(self, counter: str) -> int:
+        return await self._increment(counter, 1)
+
+    async def _increment(self, counter: str, count: int) -> int:
+        async with self._database.transaction():
+            execute = self._database.connection.execute
+            execute(
+                f"INSERT INTO {self._p}counter(name,value) VALUES(?,?) ON CONFLICT DO NOTHING",
+                (counter, self.initial_counters.get(counter, 0)),
+            )
+            execute(f"UPDATE {self._p}counter SET value=value+? WHERE name=?", (count, counter))
+            value: int = execute(f"SELECT value FROM {self._p}counter WHERE name=?", (counter,)).fetchone()[0]
+        return value
+
+    async def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        return await self._database.read(lambda: self._database.connection.execute(sql, parameters).fetchall())
+
+    async def _has_table(self, name: str) -> bool:
+        return bool(await self._rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (self._p + name,)))
+
+    async def sessions(self) -> AsyncIterator[tuple[int, Session]]:
+        for sid, expire, info in await self._rows(
+            f"SELECT sid,expire,ifnull(CAST(info AS BLOB),x'') FROM {self._p}session2 ORDER BY expire"
+        ):
+            yield sid, Session(expire, info)
+        if await self._has_table("session"):
+            for sid, heartbeat, info in await self._rows(
+                f"SELECT sid,heartbeat,ifnull(CAST(info AS BLOB),x'') FROM {self._p}session ORDER BY heartbeat"
+            ):
+                yield sid, Session(heartbeat + _OLD_SESSION_LIFE, info)
+
+    async def sustained(self, sid: int) -> AsyncIterator[int]:
+        for (ino,) in await self._rows(f"SELECT inode FROM {self._p}sustained WHERE sid=?", (sid,)):
+            yield ino
+
+    async def forget_session(self, sid: int) -> None:
+        tables = ["flock", "plock", "sustained", "session2"]
+        if await self._has_table("session"):
+            tables.append("session")
+        async with self._database.transaction():
+            for table in tables:
+                self._database.connection.execute(f"DELETE FROM {self._p}{table} WHERE sid=?", (sid,))
+
+    async def deleted_files(self) -> AsyncIterator[tuple[int, int, int]]:
+        for ino, length, since in await self._rows(
+            f"SELECT inode,length,expire FROM {self._p}delfile ORDER BY expire,inode"
+        ):
+            yield ino, length, since
+
+    async def delayed_slices(self) -> AsyncIterator[tuple[int, int, bytes]]:
+        for slice_id, since, records in await self._rows(
+            f"SELECT chunkid,deleted,CAST(slices AS BLOB) FROM {self._p}delslices ORDER BY deleted"
+        ):
+            yield slice_id, since, records
+
+    async def unreferenced_slices(self) -> AsyncIterator[tuple[int, int]]:
+        for slice_id, size in await self._rows(f"SELECT chunkid,size FROM {self._p}chunk_ref WHERE refs<=0"):
+            yield slice_id, size
+
+    async def chunk_indexes(self, ino: int, length: int | None = None) -> list[int]:
+        return [
+            indx for (indx,) in await self._rows(f"SELECT indx FROM {self._p}chunk WHERE inode=? ORDER BY indx", (ino,))
+        ]
+
+    async def nodes(self) -> AsyncIterator[tuple[int, Attr]]:
+        after = -1
+        while True:
+            rows = await self._rows(
+                f"SELECT n.inode,{self._database.records.node_columns} FROM {self._p}node n WHERE n.inode>? "
+                f"ORDER BY n.inode LIMIT {_PAGE}",
+                (after,),
+            )
+            for row in rows:
+                yield row[0], from_row(row[1:])
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    async def chunks(self) -> AsyncIterator[tuple[int, int, bytes]]:
+        after = (-1, -1)
+        while True:
+            rows = await self._rows(
+                f"SELECT inode,indx,CAST(slices AS BLOB) FROM {self._p}chunk WHERE (inode,indx)>(?,?) "
+                f"ORDER BY inode,indx LIMIT {_PAGE}",
+                after,
+            )
+            for ino, indx, records in rows:
+                yield ino, indx, records
+            if len(rows) < _PAGE:
+                return
+            after = (rows[-1][0], rows[-1][1])
+
+    async def is_blank(self) -> bool:
+        return await self._database.read(self._is_blank)
+
+    def _is_blank(self) -> bool:
+        connection = self._database.connection
+        known = {table.name for table in schema.TABLES} | {"session"}
+        present = schema.inspect(connection, self._p).tables.keys() & known
+        return not any(connection.execute(f"SELECT 1 FROM `{self._p}{table}` LIMIT 1").fetchone() for table in present)
+
+    async def reset(self) -> None:
+        async with self._database.transaction():
+            connection = self._database.connection
+            known = {table.name for table in schema.TABLES} | {"session"}
+            for table in schema.inspect(connection, self._p).tables.keys() & known:
+                connection.execute(f"DROP TABLE `{self._p}{table}`")
+            schema.sync(connection, self._p)
+
+    async def close(self) -> None:
+        self._database.close()

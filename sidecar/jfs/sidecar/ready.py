@@ -1,0 +1,97 @@
+"""`jfs ready --control DIR`: the sidecar's startup probe. Exit status 0 only if every volume of the pod works.
+
+A volume works if a FUSE file system lies on its directory *and* that file system answers stat of its root with inode 1:
+a line in mountinfo alone may be a dead mount. Each stat runs in a child process, because a hung mount can hold its caller
+beyond the reach of a signal; at the deadline the probe answers without it, and the child ends with the mount.
+Started every second: standard library only, and little of it.
+"""
+
+import os
+import select
+import stat
+import sys
+import time
+from collections.abc import Sequence
+
+from jfs.sidecar.mounts import kinds_at
+
+# The kubelet gives a probe one second unless told otherwise; Python needs some of it to start.
+DEADLINE_SECONDS = 0.7
+VOLUMES = "volumes"
+ROOT_INODE = 1
+_USAGE = "usage: jfs ready --control DIR"
+_OK, _NO_ROOT, _FAILED = b"+", b"-", b"!"
+
+
+def missing(control: str, seconds: float = DEADLINE_SECONDS) -> str | None:
+    """None if every volume works, else a sentence that names those that do not."""
+    directory = os.path.join(os.path.realpath(control), VOLUMES)
+    try:
+        with os.scandir(directory) as entries:
+            # The entry's type comes from the directory: no stat of the mount itself here.
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError as error:
+        return f"The control directory {control} is not there yet: {error.strerror}."
+    if not names:
+        return f"No volume is published in {directory} yet."
+    problems: dict[str, str] = {}
+    waiting: dict[int, str] = {}
+    for name in names:
+        path = os.path.join(directory, name)
+        if not any(kind == "fuse" or kind.startswith("fuse.") for kind in kinds_at(path)):
+            problems[name] = "is not mounted"
+        else:
+            waiting[_ask(path)] = name
+    deadline = time.monotonic() + seconds
+    while waiting:
+        answered = select.select(list(waiting), [], [], max(0.0, deadline - time.monotonic()))[0]
+        if not answered:
+            problems.update((name, "does not answer") for name in waiting.values())
+            break
+        for descriptor in answered:
+            answer, name = os.read(descriptor, 1), waiting.pop(descriptor)
+            os.close(descriptor)
+            if answer != _OK:
+                problems[name] = "is not a JuiceFS root" if answer == _NO_ROOT else "is dead"
+    for descriptor in waiting:
+        os.close(descriptor)
+    if not problems:
+        return None
+    return "Not ready: " + "; ".join(f"volume {name} {problem}" for name, problem in sorted(problems.items())) + "."
+
+
+def _ask(path: str) -> int:
+    """Stat the root in a child; the descriptor of a pipe on which one byte comes."""
+    read, write = os.pipe()
+    if os.fork() != 0:
+        os.close(write)
+        return read
+    # In the child: whatever happens it must end here, and it must not hold the probe's standard streams open.
+    answer = _FAILED
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        result = os.stat(path)
+        answer = _OK if result.st_ino == ROOT_INODE and stat.S_ISDIR(result.st_mode) else _NO_ROOT
+    finally:
+        os.write(write, answer)
+        os._exit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`jfs ready`. Returns the exit status; the sentence goes to standard output, where the kubelet reads it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    control = None
+    if len(arguments) == 2 and arguments[0] == "--control":
+        control = arguments[1]
+    elif len(arguments) == 1 and arguments[0].startswith("--control="):
+        control = arguments[0].partition("=")[2]
+    if not control:
+        print(_USAGE, file=sys.stderr)
+        return 2
+    sentence = missing(control)
+    if sentence is not None:
+        print(sentence)
+        return 1
+    return 0

@@ -1,0 +1,337 @@
+"""`jfs sidecar --control DIR`: first process of the sidecar's container; keeps the control session and the workers.
+
+One thread and one selector: the control socket, the workers' pipes, a wake-up pipe for signals, and the nearest deadline.
+What is to be done is decided by `volumes.py`; this module does it. Invariant: nothing here blocks on a volume – no path
+below a mount point is ever looked at. As process 1 it also reaps whatever is orphaned in the container.
+
+SIGTERM: all workers flush and unmount within JFS_GRACE_SECONDS, then exit status 0.
+"""
+
+import argparse
+import errno
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jfs.sidecar import frames, mounts
+from jfs.sidecar.volumes import Action, ClearMount, Close, Command, Log, Send, Start, Stop, Volumes
+from jfs.sidecar.worker import Worker
+
+SOCKET = "s"
+BEAT_SECONDS = 10.0
+BACK_OFF_FIRST, BACK_OFF_LONGEST = 0.05, 2.0  # seconds between attempts to connect
+WELCOME_WITHIN = 10.0
+GRACE_ENVIRONMENT = "JFS_GRACE_SECONDS"
+GRACE_DEFAULT = 25.0
+
+
+class Supervisor:
+    """The loop. `command` starts a worker."""
+
+    def __init__(self, control: str, command: Sequence[str], grace: float) -> None:
+        self._control, self._command, self._grace = os.path.realpath(control), command, grace
+        self._session = os.urandom(16).hex()
+        self._version = _version()
+        self._volumes = Volumes()
+        self._workers: dict[str, Worker] = {}
+        self._selector = selectors.DefaultSelector()
+        self._socket: socket.socket | None = None
+        self._connect_at = 0.0
+        self._back_off = BACK_OFF_FIRST
+        self._beat_at = 0.0
+        self._welcome_by = 0.0
+        self._complained = ""
+        self._terminate = False
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT; the exit status."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        former = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_terminate)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # only the wake-up is wanted
+        self._selector.register(wake_read, selectors.EVENT_READ, None)
+        try:
+            while not (self._volumes.terminating and not self._workers):
+                self._turn(wake_read)
+            log("All volumes are flushed and unmounted; ending.")
+            return 0
+        finally:
+            signal.set_wakeup_fd(former)
+            self._hang_up()
+            self._selector.close()
+            os.close(wake_read)
+            os.close(wake_write)
+
+    def _on_terminate(self, _number: int, _frame: Any) -> None:
+        self._terminate = True
+
+    def _turn(self, wake_read: int) -> None:
+        if self._terminate and not self._volumes.terminating:
+            log(f"Asked to end: flushing and unmounting, at most {self._grace:.0f} s.")
+            self._do(self._volumes.terminate(self._grace))
+        now = time.monotonic()
+        if self._socket is None and now >= self._connect_at and not self._volumes.terminating:
+            self._connect(now)
+        self._meet_deadlines(time.monotonic())
+        for key, _ in self._selector.select(self._patience(time.monotonic())):
+            if key.data is None:
+                while _drain(wake_read):
+                    pass
+            else:
+                key.data()
+        self._reap()
+
+    def _patience(self, now: float) -> float | None:
+        """Seconds until something is due, None if only events matter."""
+        due = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
+        if self._socket is None:
+            if not self._volumes.terminating:
+                due.append(self._connect_at)
+        else:
+            due.append(self._beat_at if self._volumes.welcomed else self._welcome_by)
+        if self._terminate and not self._volumes.terminating:
+            return 0.0
+        return max(0.0, min(due) - now) if due else None
+
+    def _meet_deadlines(self, now: float) -> None:
+        for volume, worker in self._workers.items():
+            if worker.kill_at is not None and now >= worker.kill_at:
+                log(f"Volume {volume}: its worker did not end in time and is killed.")
+                worker.kill_at = None
+                worker.signal(signal.SIGKILL)
+        if self._socket is None:
+            return
+        if not self._volumes.welcomed:
+            if now >= self._welcome_by:
+                self._do([Close("The node service did not answer HELLO in time.", BACK_OFF_LONGEST)])
+        elif now >= self._beat_at:
+            self._beat_at = now + BEAT_SECONDS
+            self._do([Send(frames.beat(self._volumes.beats()))])
+
+    # --- connection --------------------------------------------------------------------------------------------
+
+    def _connect(self, now: float) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            directory = os.open(self._control, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # By the descriptor: a socket's address has only 108 bytes.
+                connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+            finally:
+                os.close(directory)
+            hello = frames.hello(self._session, self._version, self._volumes.attached())
+            connection.send(frames.encode(hello))
+        except OSError as error:
+            connection.close()
+            # Said once per cause: it may take long until the node service is there.
+            text = f"The node service's socket in {self._control} cannot be reached: {error.strerror}; trying on."
+            if text != self._complained:
+                log(text)
+                self._complained = text
+            self._connect_at = now + self._back_off
+            self._back_off = min(self._back_off * 2, BACK_OFF_LONGEST)
+            return
+        self._socket = connection
+        self._welcome_by = now + WELCOME_WITHIN
+        self._beat_at = now + BEAT_SECONDS
+        self._selector.register(connection, selectors.EVENT_READ, self._receive)
+
+    def _receive(self) -> None:
+        connection = self._socket
+        if connection is None:
+            return
+        try:
+            packet = connection.recv(frames.LIMIT + 1)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._do([Close(f"The connection to the node service broke: {error.strerror}.", 0.0)])
+            return
+        if not packet:
+            self._do([Close("The node service closed the connection; mounts stay.", 0.0)])
+            return
+        try:
+            frame = frames.decode(packet)
+        except frames.BadFrame as error:
+            self._do([Close(f"Connection to the node service closed. {error}", 1.0)])
+            return
+        if frame is None:
+            log(f"A frame of type {frames.kind(packet)} is unknown here and ignored.")
+            return
+        self._do(self._volumes.frame(frame))
+        if self._volumes.welcomed:
+            self._back_off, self._complained = BACK_OFF_FIRST, ""
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._selector.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
+            self._volumes.disconnected()
+
+    # --- actions -----------------------------------------------------------------------------------------------
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Log(text):
+                    log(text)
+                case Send(frame):
+                    self._send(frame)
+                case Start():
+                    self._start(action)
+                case Stop(volume, seconds):
+                    worker = self._workers[volume]
+                    worker.kill_at = time.monotonic() + seconds
+                    worker.signal(signal.SIGTERM)
+                case Command(volume, command):
+                    self._workers[volume].say(command)
+                    self._watch_writes(volume)
+                case ClearMount(mountpoint):
+                    self._clear(mountpoint)
+                case Close(reason, seconds):
+                    log(reason)
+                    self._hang_up()
+                    self._connect_at = time.monotonic() + max(seconds, self._back_off)
+                    self._back_off = min(self._back_off * 2, BACK_OFF_LONGEST)
+
+    def _send(self, frame: dict[str, Any]) -> None:
+        if self._socket is None or not self._volumes.welcomed:
+            return  # the next HELLO tells what stands
+        try:
+            self._socket.send(frames.encode(frame))
+        except OSError as error:
+            # Also when its buffer is full: a node service that reads nothing is given up and connected to anew.
+            self._do([Close(f"The node service takes no frames: {error.strerror}.", 0.0)])
+
+    def _start(self, start: Start) -> None:
+        mountpoint = os.path.join(self._control, start.mountpoint)
+        try:
+            taken = mounts.clear(mountpoint)
+            if taken:
+                log(f"Volume {start.volume}: took away {taken} dead mounts.")
+            worker = Worker(self._command, start.generation)
+        except OSError as error:
+            self._do(self._volumes.worker_ended(start.volume, f"before it began: {error.strerror or error}"))
+            return
+        self._workers[start.volume] = worker
+        if worker.reads is not None:
+            self._selector.register(worker.reads, selectors.EVENT_READ, lambda: self._hear(start.volume, worker))
+        worker.say({**start.document, "mountpoint": mountpoint})
+        self._watch_writes(start.volume)
+
+    def _clear(self, mountpoint: str) -> None:
+        try:
+            mounts.clear(os.path.join(self._control, mountpoint))
+        except OSError as error:
+            log(f"A mount is left behind: {error}")
+
+    # --- workers -----------------------------------------------------------------------------------------------
+
+    def _hear(self, volume: str, worker: Worker) -> None:
+        descriptor = worker.reads
+        lines = worker.read()
+        if worker.reads is None and descriptor is not None:
+            self._selector.unregister(descriptor)
+        for line in lines:
+            if isinstance(line, str):
+                log(f"Volume {volume}: its worker said something that is not an event: {line!r}")
+            elif self._workers.get(volume) is worker:
+                self._do(self._volumes.worker_said(volume, line))
+
+    def _watch_writes(self, volume: str) -> None:
+        worker = self._workers[volume]
+        if not worker.wants_to_write or worker.writes is None:
+            return
+
+        def go_on() -> None:
+            worker.write()
+            if not worker.wants_to_write and worker.writes is not None:
+                self._selector.unregister(worker.writes)
+
+        if worker.writes not in self._selector.get_map():
+            self._selector.register(worker.writes, selectors.EVENT_WRITE, go_on)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            volume = next((name for name, worker in self._workers.items() if worker.pid == pid), None)
+            if volume is None:
+                continue  # an orphan of the container: a probe that hung, for one
+            worker = self._workers[volume]
+            self._hear(volume, worker)  # its last words
+            for descriptor in (worker.reads, worker.writes):
+                if descriptor is not None and descriptor in self._selector.get_map():
+                    self._selector.unregister(descriptor)
+            worker.close()
+            del self._workers[volume]
+            self._do(self._volumes.worker_ended(volume, _how(status)))
+
+
+def log(text: str) -> None:
+    """One line for the container's log."""
+    print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text, file=sys.stderr, flush=True)
+
+
+def _version() -> str:
+    # The installation's directory says it; importlib.metadata would cost five megabytes for this one string.
+    for directory in sys.path:
+        try:
+            entries = os.listdir(directory or ".")
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.startswith("juicefs_sidecar-") and entry.endswith(".dist-info"):
+                return entry.removeprefix("juicefs_sidecar-").removesuffix(".dist-info")
+    return "unknown"
+
+
+def _how(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"with exit status {code}" if code >= 0 else f"by signal {-code}"
+
+
+def _drain(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 512)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EINTR):
+            return b""
+        raise
+
+
+def _grace_seconds(parser: argparse.ArgumentParser) -> float:
+    text = os.environ.get(GRACE_ENVIRONMENT)
+    if text is None:
+        return GRACE_DEFAULT
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        parser.error(f"{GRACE_ENVIRONMENT}={text!r} is not a number of seconds above 0.")
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None, *, worker: Callable[[], Sequence[str]] | None = None) -> int:
+    """`jfs sidecar`. Returns the exit status. `worker` gives another command to run as worker."""
+    parser = argparse.ArgumentParser(prog="jfs sidecar", description="Mounts the volumes of this pod.")
+    parser.add_argument("--control", required=True, metavar="DIR", help="the control directory, /run/jfs in a pod")
+    options = parser.parse_args(argv)
+    if not os.path.isdir(options.control):
+        parser.error(f"--control {options.control} is not a directory: is the control volume mounted there?")
+    command = worker() if worker is not None else (sys.executable, "-m", "jfs", "worker")
+    return Supervisor(options.control, command, _grace_seconds(parser)).run()

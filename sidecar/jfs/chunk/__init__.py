@@ -10,7 +10,7 @@ What a mount makes, once:
     blocks  = BlockStore(storage, BlockFormat(block_size=4 << 20, compression="none", hash_prefix=False), BlockLimits(…))
     budget  = Budget(300 << 20)                      # --buffer-size, shared by dirty and read-ahead data
     writer  = Writer(blocks, meta, budget)           # jfs.chunk.writer
-    reader  = Reader(blocks, meta, budget, ReadLimits(max_readahead=…, prefetch=1))    # jfs.chunk.reader
+    reader  = Reader(blocks, meta, budget, ReadLimits(max_readahead=…))    # jfs.chunk.reader
     Meta.open(…, delete_objects=blocks.delete_slice)
 
 and closes in this order: `await writer.close()` (flushes everything; raises FsError when that fails), `await reader.close()`,

@@ -58,6 +58,10 @@ class ObjectStorage(Protocol):
         """Make the bucket or directory when it is missing; existing is success."""
         ...
 
+    async def remove_bucket_parts(self, prefix: str) -> None:
+        """Remove what a storage leaves besides objects below *prefix* (empty directories); objects stay. For `destroy`."""
+        ...
+
     async def close(self) -> None:
         """Give up connections. Idempotent; no other method may be called afterwards."""
         ...

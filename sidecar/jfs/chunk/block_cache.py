@@ -1,0 +1,68 @@
+"""Whole blocks in memory for the reader, least recently used first out (format §6.5; the disk cache is another matter).
+
+Its purpose is that the kernel's reads of 128 KiB or 1 MiB cost one request per block, and that read-ahead has somewhere to
+put what it fetches. Blocks are immutable, so nothing ever needs invalidation.
+Invariant: `budget.cached` is the sum of the sizes held, kept within `budget.cache_room` by every `put` (the newest block
+stays even when it alone is too large). Concurrency: plain dictionary, no awaits.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from jfs.chunk.budget import Budget
+from jfs.object.base import Data
+
+KEEP: Final = 30.0  # seconds without use after which a block is dropped
+
+
+class BlockCache:
+    """Blocks by (slice id, index)."""
+
+    def __init__(self, budget: Budget, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._budget = budget
+        self._now = now
+        self._blocks: OrderedDict[tuple[int, int], tuple[Data, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __contains__(self, name: tuple[int, int]) -> bool:
+        return name in self._blocks
+
+    def get(self, name: tuple[int, int]) -> Data | None:
+        """A block, which becomes the most recently used."""
+        found = self._blocks.get(name)
+        if found is None:
+            return None
+        self._blocks[name] = (found[0], self._now())
+        self._blocks.move_to_end(name)
+        return found[0]
+
+    def put(self, name: tuple[int, int], block: Data) -> None:
+        """Keep a block, dropping older ones for it."""
+        self._forget(name)
+        self._blocks[name] = (block, self._now())
+        self._budget.cached += len(block)
+        while len(self._blocks) > 1 and self._budget.cached > self._budget.cache_room:
+            self._forget(next(iter(self._blocks)))
+
+    def expire(self) -> None:
+        """Drop what was not used for 30 s, and what is over the budget."""
+        since = self._now() - KEEP
+        while self._blocks:
+            name, (_, used) = next(iter(self._blocks.items()))
+            if used > since and self._budget.cached <= self._budget.cache_room:
+                return
+            self._forget(name)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        while self._blocks:
+            self._forget(next(iter(self._blocks)))
+
+    def _forget(self, name: tuple[int, int]) -> None:
+        found = self._blocks.pop(name, None)
+        if found is not None:
+            self._budget.cached -= len(found[0])

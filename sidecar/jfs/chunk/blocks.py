@@ -1,0 +1,225 @@
+"""Blocks in the object storage: naming, compression, retries, time-outs, bounded concurrency (format §6.2, §6.3, §6.6).
+
+Place in the flow: writer and reader → here → `jfs.object`. Invariant: a block is immutable once put, so a fetch under way
+serves everyone who asks for the same block meanwhile (single flight), and a repeated put is harmless.
+Concurrency: at most `max_uploads` puts and deletes and `max_downloads` gets are at the storage at once; compression of more
+than 64 KiB runs in threads. Between awaits only `_flights` is shared; it is changed without a suspension in between.
+Errors: ObjectNotFound at once, ObjectUnavailable (ObjectForbidden) after all tries.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from jfs.chunk.compression import codec
+from jfs.chunk.naming import block_key, block_length, slice_keys
+from jfs.errors import ObjectError, ObjectNotFound, ObjectUnavailable
+from jfs.object.base import Data, ObjectStorage
+
+log = logging.getLogger(__name__)
+_THREAD_FROM: Final = 64 << 10  # bytes; compressing less takes less time than a hop to a thread
+
+# Called after each request: method (GET, PUT, DELETE), seconds, object bytes, whether it succeeded.
+Observer = Callable[[str, float, int, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """What the volume fixes: block size in bytes, compression, object naming."""
+
+    block_size: int = 4 << 20
+    compression: str = "none"
+    hash_prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLimits:
+    """What a mount may choose (format §6.6). Times in seconds; *pause* gives the one before a further try, counted from 1."""
+
+    get_timeout: float = 60.0
+    put_timeout: float = 60.0
+    io_retries: int = 10
+    max_uploads: int = 20
+    max_downloads: int = 200
+    pause: Callable[[int], float] = lambda tried: tried * tried * random.uniform(0.75, 1.0)
+
+
+class BlockStore:
+    """All blocks of a volume. Owns *storage*, which holds the volume's objects under their plain names."""
+
+    def __init__(
+        self,
+        storage: ObjectStorage,
+        format: BlockFormat | None = None,
+        limits: BlockLimits | None = None,
+        *,
+        observe: Observer | None = None,
+    ) -> None:
+        self.storage = storage
+        self.format = format or BlockFormat()
+        self.limits = limits or BlockLimits()
+        self.block_size = self.format.block_size
+        self._hash_prefix = self.format.hash_prefix
+        self._codec = codec(self.format.compression)
+        self.cheap_ranges = storage.cheap_ranges and self._codec is None
+        self.seekable = self._codec is None
+        self._observe = observe
+        self._uploads = asyncio.Semaphore(self.limits.max_uploads)
+        self._downloads = asyncio.Semaphore(self.limits.max_downloads)
+        self._flights: dict[tuple[int, int], asyncio.Task[Data]] = {}
+
+    async def put_block(self, slice_id: int, indx: int, block: Data) -> None:
+        """Store block *indx* of a slice; *block* must not change until this returns."""
+        key = block_key(slice_id, indx, len(block), hash_prefix=self._hash_prefix)
+        async with self._uploads:
+            content = block
+            if self._codec is not None:
+                if len(block) < _THREAD_FROM:
+                    content = self._codec.compress(block)
+                else:
+                    content = await asyncio.get_running_loop().run_in_executor(None, self._codec.compress, block)
+            await self._put(key, content)
+
+    async def _put(self, key: str, content: Data) -> None:
+        tried = 0
+        while True:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(self.limits.put_timeout):
+                    await self.storage.put(key, content)
+            except (ObjectError, TimeoutError) as error:
+                self._note("PUT", began, 0, False)
+                tried += 1
+                await self._before_again("store", key, tried, error, self.limits.put_timeout)
+            else:
+                self._note("PUT", began, len(content), True)
+                return
+
+    async def get_block(self, slice_id: int, size: int, indx: int) -> Data:
+        """The whole block *indx* of a slice of *size* bytes; concurrent calls for one block share a request."""
+        flight = self._flights.get((slice_id, indx))
+        if flight is None:
+            flight = asyncio.create_task(self._fetch_block(slice_id, size, indx))
+            self._flights[slice_id, indx] = flight
+            flight.add_done_callback(lambda done: self._landed((slice_id, indx), done))
+        # Shielded: others may wait for the same flight, and the block is of use even when the asker has gone.
+        return await asyncio.shield(flight)
+
+    def in_flight(self, slice_id: int, indx: int) -> bool:
+        """Whether the block is being fetched."""
+        return (slice_id, indx) in self._flights
+
+    async def get_range(self, slice_id: int, size: int, indx: int, offset: int, length: int) -> Data:
+        """Bytes [offset, offset+length) of a block that is stored uncompressed, by one ranged request."""
+        full = block_length(size, indx, self.block_size)
+        key = block_key(slice_id, indx, full, hash_prefix=self._hash_prefix)
+        return await self._get(key, offset, length)
+
+    async def delete_slice(self, slice_id: int, size: int) -> None:
+        """Delete all blocks of a slice of *size* bytes; missing ones are success. Raises the first error after having tried all."""
+        keys = list(slice_keys(slice_id, size, self.block_size, hash_prefix=self._hash_prefix))
+        if len(keys) == 1:
+            await self._delete(keys[0])
+            return
+        outcomes = await asyncio.gather(*(self._delete(key) for key in keys), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    async def close(self) -> None:
+        """Abandon fetches under way and close the storage."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+        await self.storage.close()
+
+    def _landed(self, name: tuple[int, int], flight: "asyncio.Task[Data]") -> None:
+        del self._flights[name]
+        if not flight.cancelled():
+            flight.exception()  # seen, even when nobody waits any more
+
+    async def _fetch_block(self, slice_id: int, size: int, indx: int) -> Data:
+        length = block_length(size, indx, self.block_size)
+        key = block_key(slice_id, indx, length, hash_prefix=self._hash_prefix)
+        return await self._get(key, 0, length)
+
+    async def _get(self, key: str, offset: int, length: int) -> Data:
+        tried = 0
+        while True:
+            began = time.monotonic()
+            try:
+                async with self._downloads:
+                    data = await self._request(key, offset, length)
+                block = data if self._codec is None else await self._unpack(key, data, length)
+                if len(block) != length:
+                    raise ObjectUnavailable(
+                        f"The object {key} in {self.storage.describe()} has {len(block)} bytes where {length} are expected."
+                    )
+                self._note("GET", began, len(data), True)
+                return block
+            except ObjectNotFound:
+                self._note("GET", began, 0, False)
+                raise
+            except (ObjectError, TimeoutError) as error:
+                self._note("GET", began, 0, False)
+                tried += 1
+                await self._before_again("read", key, tried, error, self.limits.get_timeout)
+
+    async def _request(self, key: str, offset: int, length: int) -> Data:
+        if self._codec is not None:  # the length of a compressed object is not known, and it is always read whole
+            offset, length = 0, -1
+        if self.storage.cheap_ranges:
+            return await self.storage.get(key, offset, length)
+        async with asyncio.timeout(self.limits.get_timeout):
+            if not offset and length >= 0 and self._is_whole(key, length):
+                return await self.storage.get(key)  # a full GET, whose checksum is verified
+            return await self.storage.get(key, offset, length)
+
+    @staticmethod
+    def _is_whole(key: str, length: int) -> bool:
+        return key.endswith(f"_{length}")
+
+    async def _unpack(self, key: str, data: Data, length: int) -> Data:
+        assert self._codec is not None
+        try:
+            if length < _THREAD_FROM:
+                return self._codec.decompress(data, length)
+            return await asyncio.get_running_loop().run_in_executor(None, self._codec.decompress, data, length)
+        except ValueError as error:
+            raise ObjectUnavailable(
+                f"The object {key} in {self.storage.describe()} does not decompress to a block of {length} bytes: {error}."
+            ) from error
+
+    async def _delete(self, key: str) -> None:
+        began = time.monotonic()
+        async with self._uploads:
+            try:
+                async with asyncio.timeout(self.limits.put_timeout):
+                    await self.storage.delete(key)
+            except TimeoutError as error:
+                self._note("DELETE", began, 0, False)
+                raise ObjectUnavailable(
+                    f"Deleting {key} in {self.storage.describe()} took longer than {self.limits.put_timeout:g} s."
+                ) from error
+            except ObjectError:
+                self._note("DELETE", began, 0, False)
+                raise
+        self._note("DELETE", began, 0, True)
+
+    async def _before_again(self, action: str, key: str, tried: int, error: Exception, timeout: float) -> None:
+        """Wait before the next try, or raise when there is none left."""
+        if isinstance(error, TimeoutError):
+            error = ObjectUnavailable(f"No answer within {timeout:g} s from {self.storage.describe()} for {key}.")
+        if tried > self.limits.io_retries:
+            raise error
+        log.warning("Try %d of %d to %s %s failed: %s", tried, self.limits.io_retries + 1, action, key, error)
+        await asyncio.sleep(self.limits.pause(tried))
+
+    def _note(self, method: str, began: float, size: int, ok: bool) -> None:
+        if self._observe is not None:
+            self._observe(method, time.monotonic() - began, size, ok)

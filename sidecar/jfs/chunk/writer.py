@@ -1,0 +1,195 @@
+"""The writer of a mount: open handles, the shared budget and buffers, and the clockwork that ends slices by age.
+
+Place in the flow: `vfs` → here → `file_writer` (slices of one inode) → `blocks` and the `SliceSink`.
+Concurrency: one event loop. Every task started here is kept until it ends and is waited for by `close`. A timer runs only
+while something is pending: twice a second it freezes slices older than 5 s or idle for 1 s (format §6.1 rule 5).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from jfs.chunk.blocks import BlockStore
+from jfs.chunk.budget import Budget
+from jfs.chunk.file_writer import InodeWriter
+from jfs.chunk.interfaces import SliceSink
+from jfs.chunk.slice_buffer import BufferPool
+from jfs.errors import FsError
+
+T = TypeVar("T")
+OLD: Final = 5.0  # seconds since its first byte after which a slice is frozen
+IDLE: Final = 1.0  # seconds since its last byte
+TICK: Final = 0.5
+
+
+class FileWriter:
+    """One open handle of an inode. Reports each write-back failure of the inode since it was opened once."""
+
+    __slots__ = ("_file", "_seen")
+
+    def __init__(self, file: InodeWriter) -> None:
+        self._file = file
+        self._seen = file.failures
+        file.handles += 1
+
+    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Take *data* (copied) at *offset*. FsError of an earlier write-back."""
+        if self._file.failures != self._seen:
+            self._report()
+        await self._file.write(offset, data)
+
+    async def flush(self) -> None:
+        """Returns when everything written to the inode before is committed; FsError when something was lost."""
+        if self._file.pending:
+            await self._file.flush()
+        if self._file.failures != self._seen:
+            self._report()
+
+    async def close(self) -> None:
+        """Flush and give up the handle, also when it raises."""
+        try:
+            await self.flush()
+        finally:
+            self._file.handles -= 1
+            self._file.mount.forget_idle(self._file)
+
+    @property
+    def length(self) -> int:
+        """End of the furthest byte of the inode that is not committed yet; 0 when none is pending."""
+        return self._file.length
+
+    def _report(self) -> None:
+        self._seen = self._file.failures
+        raise FsError(self._file.last_errno)
+
+
+class Writer:
+    """Pending writes of a whole mount. *clock* gives nanoseconds since the epoch for mtimes, *now* monotonic seconds for ages."""
+
+    def __init__(
+        self,
+        blocks: BlockStore,
+        sink: SliceSink,
+        budget: Budget,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.blocks = blocks
+        self.sink = sink
+        self.budget = budget
+        self.clock = clock
+        self.now = now
+        self.pool = BufferPool(blocks.block_size)
+        self.flush_timeout = max(300.0, (blocks.limits.io_retries + 2) ** 2 / 2)
+        self.uploading = 0  # blocks on their way to the storage
+        self._files: dict[int, InodeWriter] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self, ino: int) -> FileWriter:
+        """A handle for writing inode *ino*."""
+        return FileWriter(self._file(ino))
+
+    def length(self, ino: int) -> int:
+        """End of the furthest byte of *ino* not committed yet; 0 when nothing is pending."""
+        file = self._files.get(ino)
+        return file.length if file is not None else 0
+
+    def is_dirty(self, ino: int) -> bool:
+        """Whether something of *ino* is pending."""
+        file = self._files.get(ino)
+        return file is not None and bool(file.pending)
+
+    async def settle(self, ino: int) -> None:
+        """Returns when nothing of *ino* that was written before is pending; failures wait for the handles."""
+        file = self._files.get(ino)
+        if file is not None and file.pending:
+            await file.settle()
+
+    @asynccontextmanager
+    async def paused(self, ino: int) -> AsyncIterator[None]:
+        """Inside, nothing of *ino* is pending and new writes wait."""
+        file = self._file(ino)
+        file.handles += 1
+        try:
+            async with file.pause:
+                await file.settle()
+                yield
+        finally:
+            file.handles -= 1
+            self.forget_idle(file)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Memory held by data that are not committed yet."""
+        return self.budget.dirty
+
+    async def flush_all(self) -> None:
+        """Flush every inode; FsError of the first failure, after all were tried."""
+        files = list(self._files.values())
+        before = [file.failures for file in files]
+        outcomes = await asyncio.gather(*(file.flush() for file in files), return_exceptions=True)
+        for file, failures, outcome in zip(files, before, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if file.failures != failures:
+                raise FsError(file.last_errno)
+
+    async def close(self) -> None:
+        """Flush everything and wait for what was started; FsError as flush_all. No write may follow."""
+        try:
+            await self.flush_all()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            self.pool.clear()
+
+    # For InodeWriter
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Start a task that is kept until it ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def relieve(self) -> None:
+        """The budget is used up: end all open slices, so that their memory comes back."""
+        for file in list(self._files.values()):
+            file.freeze_all()
+
+    def watch(self) -> None:
+        """Make sure that the timer runs: something is pending."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
+
+    def forget_idle(self, file: InodeWriter) -> None:
+        """Drop *file* when no handle and no slice needs it."""
+        if not file.handles and not file.pending and self._files.get(file.ino) is file:
+            del self._files[file.ino]
+
+    def _file(self, ino: int) -> InodeWriter:
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = InodeWriter(self, ino)
+        return file
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self.now()
+        pending = False
+        for file in list(self._files.values()):
+            for piece in list(file.pending):
+                pending = True
+                if not piece.frozen and (now - piece.started > OLD or now - piece.last > IDLE):
+                    file.freeze(piece)
+        if pending:
+            self.watch()
+        else:
+            self.pool.clear()

@@ -1,0 +1,95 @@
+"""Makes a storage from what the setting record or a command line says (format §2.5).
+
+Nothing is contacted here: the first request tells whether the storage is there. The S3 modules are imported only when an
+S3 storage is asked for, so that a volume on a directory does not pay for them.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from jfs.errors import ConfigError
+from jfs.object.base import ObjectStorage
+from jfs.object.prefixed import PrefixedStorage
+
+SUPPORTED: Final = ("file", "s3", "minio", "mem")
+# Storages of the real client that we know by name, to say so rather than "unknown".
+_OTHERS: Final = (
+    "b2 bos bunny ceph cifs cos dragonfly eos etcd gluster gs hdfs ibmcos jss ks3 mysql nfs obs oos oss postgres qingstor"
+    " qiniu redis scs scw sftp space sqlite3 swift tikv tos ufile wasabi wasb webdav"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """What a mount may tune. Times in seconds."""
+
+    connections: int = 256
+    connect_timeout: float = 10.0
+    idle_timeout: float = 60.0  # the longest silence within an answer
+    tries: int = 3  # of one request, when the failure is of the kind the protocol calls transient
+
+
+def open_storage(
+    kind: str,
+    bucket: str,
+    *,
+    access_key: str = "",
+    secret_key: str = "",
+    session_token: str = "",
+    options: StorageOptions | None = None,
+) -> ObjectStorage:
+    """The storage of *kind* at *bucket*; ConfigError when either cannot be meant."""
+    if kind == "file":
+        from jfs.object.file import FileStorage
+
+        return FileStorage(absolute_directory(bucket))
+    if kind == "mem":
+        from jfs.object.memory import MemoryStorage
+
+        return MemoryStorage(bucket)
+    if kind in ("s3", "minio"):
+        from jfs.object.s3 import S3Storage
+        from jfs.object.s3_address import parse_bucket_url
+
+        address = parse_bucket_url(kind, bucket, dict(os.environ))
+        return S3Storage(
+            address,
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
+            options=options or StorageOptions(),
+        )
+    known = f"Use one of {', '.join(SUPPORTED)}."
+    if kind in _OTHERS.split():
+        raise ConfigError(f"The object storage {kind} is not supported by this client. {known}")
+    raise ConfigError(f"There is no object storage named {kind!r}. {known}")
+
+
+def for_volume(storage: ObjectStorage, name: str) -> ObjectStorage:
+    """The part of *storage* that belongs to volume *name*: everything below `<name>/`. Closing it closes *storage*."""
+    return PrefixedStorage(storage, name + "/")
+
+
+def default_bucket(kind: str) -> str:
+    """Where the real client puts a volume when no bucket is given: `/var/jfs/` for root, `~/.juicefs/local/` else (format §2.5)."""
+    if kind == "file":
+        return "/var/jfs/" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/local/")
+    if kind == "mem":
+        return ""
+    raise ConfigError(f"The object storage {kind} needs --bucket, the URL of the bucket.")
+
+
+def absolute_directory(path: str) -> str:
+    """A directory's absolute path ending in `/`; ConfigError when something else is there."""
+    if not path:
+        raise ConfigError("The object storage file needs a directory as --bucket.")
+    absolute = os.path.abspath(path).rstrip("/") + "/"
+    try:
+        mode = os.stat(absolute.rstrip("/") or "/").st_mode
+    except OSError:
+        return absolute
+    if not stat.S_ISDIR(mode):
+        raise ConfigError(f"The bucket {absolute} is not a directory.")
+    return absolute

@@ -1,0 +1,209 @@
+"""Objects as files below a directory (`file` storage, format §2.5 and §6.2).
+
+Invariant: a file under an object's name is complete: it is written under `.<name>.tmp<number>` in the same directory and
+renamed. Like the real client it is not synced to the disk: what a machine's crash may take is the directory's own promise.
+Concurrency: small reads and writes run in the loop, because an executor hop (75 µs) costs more than they do; a read goes
+to a thread only when the kernel would have to wait for the disk (RWF_NOWAIT tells), writes of more than 64 KiB always, for
+allocating new pages of a file takes milliseconds per block.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, TypeAlias
+
+from jfs.errors import ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable
+from jfs.object.base import Data, ObjectInfo
+
+INLINE_WRITE: Final = 64 << 10  # bytes; up to here a write takes less than an executor hop
+INLINE_READ: Final = 1 << 20  # bytes; a cached read of this size takes about 100 µs
+_Names: TypeAlias = list[str]
+_Page: TypeAlias = list[ObjectInfo]  # inside the class `list` is a method
+_TEMPORARY: Final = re.compile(r"\..*\.tmp\d+\Z", re.DOTALL)
+
+
+class FileStorage:
+    """All files below *root*, an absolute directory."""
+
+    cheap_ranges: Final = True
+
+    def __init__(self, root: str) -> None:
+        self._root = root if root.endswith("/") else root + "/"
+
+    async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
+        try:
+            fd = os.open(self._root + key, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._explain(error, "read", key) from error
+        try:
+            if size < 0:
+                size = max(os.fstat(fd).st_size - offset, 0)
+            if size <= INLINE_READ:
+                buffer = bytearray(size)
+                try:
+                    got = os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT)
+                except OSError as error:  # EAGAIN: not in the page cache; EOPNOTSUPP: the file system cannot tell
+                    if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS):
+                        raise
+                    got = -1
+                if got == size:
+                    return buffer
+                # A short answer is the end of the object or of what is cached: only an ordinary read tells which.
+            return await asyncio.get_running_loop().run_in_executor(None, _read_all, fd, offset, size)
+        except OSError as error:
+            raise self._explain(error, "read", key) from error
+        finally:
+            os.close(fd)
+
+    async def put(self, key: str, data: Data) -> None:
+        try:
+            if len(data) <= INLINE_WRITE:
+                self._write(key, data, threading.Event())
+                return
+            abandoned = threading.Event()
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, self._write, key, data, abandoned)
+            except asyncio.CancelledError:
+                abandoned.set()  # the caller may change the data from now on: the thread must not publish them
+                raise
+        except OSError as error:
+            raise self._explain(error, "write", key) from error
+
+    async def delete(self, key: str) -> None:
+        try:
+            os.unlink(self._root + key)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._explain(error, "delete", key) from error
+
+    async def head(self, key: str) -> ObjectInfo:
+        try:
+            found = os.stat(self._root + key)
+        except OSError as error:
+            raise self._explain(error, "look at", key) from error
+        return ObjectInfo(key, found.st_size, found.st_mtime)
+
+    async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[ObjectInfo]:
+        loop = asyncio.get_running_loop()
+        walk = self._walk(prefix, after)
+        try:
+            while page := await loop.run_in_executor(None, next, walk, None):
+                for info in page:
+                    yield info
+        except OSError as error:
+            raise self._explain(error, "list", prefix) from error
+
+    async def create_bucket(self) -> None:
+        try:
+            os.makedirs(self._root, exist_ok=True)
+        except OSError as error:
+            raise self._explain(error, "create", "") from error
+
+    async def remove_bucket_parts(self, prefix: str) -> None:
+        def sweep() -> None:
+            for folder, _, _ in os.walk(self._root + prefix, topdown=False):
+                with contextlib.suppress(OSError):  # not empty: someone else's files
+                    os.rmdir(folder)
+
+        await asyncio.get_running_loop().run_in_executor(None, sweep)
+
+    async def close(self) -> None:
+        return
+
+    def describe(self) -> str:
+        return f"file://{self._root}"
+
+    def _write(self, key: str, data: Data, abandoned: threading.Event) -> None:
+        path = self._root + key
+        folder, name = os.path.split(path)
+        temporary = f"{folder}/.{name}.tmp{random.getrandbits(31)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary, flags, 0o666)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            fd = os.open(temporary, flags, 0o666)
+        try:
+            try:
+                rest = memoryview(data)
+                while len(rest):
+                    rest = rest[os.write(fd, rest) :]
+            finally:
+                os.close(fd)
+            if abandoned.is_set():
+                os.unlink(temporary)
+            else:
+                os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _walk(self, prefix: str, after: str) -> Iterator[_Page]:
+        """Pages of objects in key order, one per directory (and run of files in it), skipping what cannot match."""
+        folder = prefix.rpartition("/")[0]
+        pending = [(folder + "/" if folder else "")]
+        while pending:
+            folder = pending.pop()
+            if not folder.endswith("/") and folder:  # a file met in order, kept as its key
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.stat(self._root + folder)
+                    yield [ObjectInfo(folder, found.st_size, found.st_mtime)]
+                continue
+            page: _Page = []
+            names: _Names = []
+            try:
+                with os.scandir(self._root + folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=True):
+                            names.append(folder + entry.name + "/")
+                        elif not _TEMPORARY.match(entry.name):
+                            names.append(folder + entry.name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            names.sort(key=os.fsencode)
+            names = [name for name in names if _may_match(name, prefix, after)]
+            at = 0
+            while at < len(names) and not names[at].endswith("/"):
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.stat(self._root + names[at])
+                    page.append(ObjectInfo(names[at], found.st_size, found.st_mtime))
+                at += 1
+            pending.extend(reversed(names[at:]))
+            if page:
+                yield page
+
+    def _explain(self, error: OSError, action: str, key: str) -> ObjectError:
+        what = f"{self._root}{key}"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and action in ("read", "look at"):
+            return ObjectNotFound(f"There is no object {key} in {self.describe()}.")
+        if isinstance(error, PermissionError):
+            return ObjectForbidden(f"Cannot {action} {what}: this user may not; check the directory's owner and mode.")
+        return ObjectUnavailable(f"Cannot {action} {what}: {os.strerror(error.errno or 0)}.")
+
+
+def _may_match(name: str, prefix: str, after: str) -> bool:
+    raw, wanted, behind = os.fsencode(name), os.fsencode(prefix), os.fsencode(after)
+    if name.endswith("/"):
+        return (raw.startswith(wanted) or wanted.startswith(raw)) and (
+            raw > behind[: len(raw)] or behind.startswith(raw)
+        )
+    return raw.startswith(wanted) and raw > behind
+
+
+def _read_all(fd: int, offset: int, size: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    pieces = [data]
+    got = len(data)
+    while got < size and (data := os.pread(fd, size - got, offset + got)):
+        pieces.append(data)
+        got += len(data)
+    return b"".join(pieces)

@@ -166,7 +166,7 @@ def _same_amount(before: object, wanted: str) -> object:
     """Keep the other way of writing the same amount: the API server turns 1024Mi into 1Gi."""
     try:
         return before if isinstance(before, str) and quantity.parse(before) == quantity.parse(wanted) else wanted
-    except quantity.BadQuantity:
+    except ValueError:
         return wanted
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from jfs_api import names
 
 from jfs_webhook.inject import is_control_volume
+from jfs_webhook.quantity import parse
 from jfs_webhook.settings import JsonObject, Settings
 from jfs_webhook.volumes import BadWish, PodVolume, Wish, annotated_wish, parse_wish
 
@@ -152,21 +153,27 @@ class _Resolver:
         return storage_class is not None and storage_class.get("provisioner") == self._settings.driver
 
     async def _may_bind_to_ours(self, name: str, spec: JsonObject) -> bool:
-        """Whether an unbound claim may be bound to a PersistentVolume of ours that is free or waits for it.
+        """Whether an unbound claim is going to be bound to a PersistentVolume of ours.
 
-        JuiceFS CSI's documented static volumes are bound by labels, after the pod has been admitted.
+        JuiceFS CSI's documented static volumes are bound by labels, after the pod has been admitted. A volume that
+        waits for this claim decides; otherwise all that fit must be ours, for a sidecar without a volume never starts.
         """
         selector = label_selector(spec.get("selector") or {})
         if selector is None:
             return False
-        wanted_class = spec.get("storageClassName") or ""
+        fitting: list[bool] = []
         for volume in await self._reader.persistent_volumes(selector):
-            volume_spec = volume.get("spec") or {}
-            holder = volume_spec.get("claimRef")
-            mine = holder is None or (holder.get("namespace"), holder.get("name")) == (self._namespace, name)
-            if mine and self._is_our_volume(volume) and (volume_spec.get("storageClassName") or "") == wanted_class:
-                return True
-        return False
+            holder = (volume.get("spec") or {}).get("claimRef")
+            if holder is not None and (holder.get("namespace"), holder.get("name")) == (self._namespace, name):
+                return self._is_our_volume(volume)
+            if holder is None and _fits(volume.get("spec") or {}, spec):
+                fitting.append(self._is_our_volume(volume))
+        if any(fitting) and not all(fitting):
+            self.warnings.append(
+                f"PersistentVolumeClaim {self._namespace}/{name} is not bound and fits volumes of several drivers, so "
+                "the pod gets no JuiceFS sidecar for it; name its volume (spec.volumeName), or make the pod when it is bound"
+            )
+        return bool(fitting) and all(fitting)
 
     def _is_our_volume(self, volume: JsonObject) -> bool:
         return ((volume.get("spec") or {}).get("csi") or {}).get("driver") == self._settings.driver
@@ -181,6 +188,20 @@ class _Resolver:
         except BadWish as error:
             self.warnings.append(f"annotation {names.SIDECAR_ANNOTATION} of {origin} is ignored: {error}")
             return Wish()
+
+
+def _fits(volume: JsonObject, claim: JsonObject) -> bool:
+    """Whether the control plane could bind the claim to the volume: class, access modes and size."""
+    wanted = ((claim.get("resources") or {}).get("requests") or {}).get("storage", "0")
+    try:
+        large_enough = parse(str((volume.get("capacity") or {}).get("storage", "0"))) >= parse(str(wanted))
+    except ValueError:
+        return False
+    return (
+        large_enough
+        and (volume.get("storageClassName") or "") == (claim.get("storageClassName") or "")
+        and set(claim.get("accessModes") or []) <= set(volume.get("accessModes") or [])
+    )
 
 
 def label_selector(selector: JsonObject) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from jfs_api import names
 
-from jfs_webhook.quantity import BadQuantity, parse
+from jfs_webhook.quantity import parse
 
 # {"requests": {"cpu": "100m"}, "limits": {...}}
 Resources: TypeAlias = Mapping[str, Mapping[str, str]]
@@ -58,7 +58,7 @@ def parse_resources(value: Any) -> Resources:
                 raise BadWish(f"resources.{kind}.{resource:.60} must be a quantity such as 500m or 1Gi")
             try:
                 negative = parse(text) < 0
-            except BadQuantity as error:
+            except ValueError as error:
                 raise BadWish(f"resources.{kind}.{resource:.60}: {error}") from error
             if negative:
                 raise BadWish(f"resources.{kind}.{resource:.60} must not be negative")

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jfs_webhook.quantity import BadQuantity, add, parse
+from jfs_webhook.quantity import add, parse
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_values(text: str, value: Fraction | int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "1 Gi", "1KI", "1e999999999", "0x10", "1\n", "1" * 1000, "NaN"])
 def test_everything_else_is_refused(text: str) -> None:
-    with pytest.raises(BadQuantity):
+    with pytest.raises(ValueError, match="is not a quantity"):
         parse(text)
 
 

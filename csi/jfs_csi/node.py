@@ -13,6 +13,7 @@ import grpc
 from jfs_api import names
 
 from jfs_csi import rpc
+from jfs_csi.directories import NotADirectory
 from jfs_csi.events import EventReporter, Subject
 from jfs_csi.injection import SidecarCheck
 from jfs_csi.layout import InvalidPath, Layout, Target
@@ -83,17 +84,20 @@ class Node:
                     sentence,
                 )
                 raise rpc.Refusal(grpc.StatusCode.FAILED_PRECONDITION, sentence)
-            await self._publisher.publish(publication)
+            await self._publish(publication)
             self._metrics.published(publication.kind, time.monotonic() - started)
         else:
-            await self._publisher.publish(publication)
+            await self._publish(publication)
         return csi.NodePublishVolumeResponse()
 
     async def unpublish(self, request: csi.NodeUnpublishVolumeRequest) -> csi.NodeUnpublishVolumeResponse:
         if not request.volume_id:
             raise rpc.invalid("The request names no volume.")
         target = self._target(request.target_path)
-        await self._publisher.unpublish(target)
+        try:
+            await self._publisher.unpublish(target)
+        except NotADirectory as error:
+            raise rpc.invalid(f"{error.strerror}.") from error
         self._usage.forget(target.path)
         return csi.NodeUnpublishVolumeResponse()
 
@@ -132,6 +136,12 @@ class Node:
                 ),
             ]
         )
+
+    async def _publish(self, publication: Publication) -> None:
+        try:
+            await self._publisher.publish(publication)
+        except NotADirectory as error:
+            raise rpc.invalid(f"{error.strerror}.") from error
 
     # --- checks ------------------------------------------------------------------------------------------------
 

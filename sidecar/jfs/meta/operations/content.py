@@ -22,8 +22,9 @@ MANY_CHUNKS: Final = 10_000
 
 
 class Written(NamedTuple):
-    """A file's attributes after a change of its content, and how much the volume grew in bytes."""
+    """A file's attributes before and after a change of its content, and how much the volume grew in bytes."""
 
+    before: Attr
     attr: Attr
     space: int
 
@@ -44,7 +45,7 @@ async def commit_slice(tx: Tx, rules: Rules, ino: int, indx: int, record: Slice,
     if record.id:
         tx.put(SliceRefKey(record.id, record.size), 1)
     await _count_growth(tx, rules, ino, node, length)
-    return Written(attr, grown)
+    return Written(node, attr, grown)
 
 
 async def truncate(
@@ -74,7 +75,7 @@ async def truncate(
     if not opened and rules.check_access:
         check_access(caller, node, WRITE)
     if node.length == length:
-        return Written(node, 0)
+        return Written(node, node, 0)
     grown = align4k(length) - align4k(node.length)
     common.check_space(rules, grown, 0)
     for indx, record, existing_only in zero_records(node.length, length, chunks):
@@ -82,7 +83,7 @@ async def truncate(
     attr = common.with_mtime(node._replace(length=length), now, now)
     tx.put(NodeKey(ino), attr)
     await _count_growth(tx, rules, ino, node, length)
-    return Written(attr, grown)
+    return Written(node, attr, grown)
 
 
 def needs_chunks(old: int, new: int) -> bool:
@@ -119,10 +120,11 @@ async def _count_growth(tx: Tx, rules: Rules, ino: int, node: Attr, length: int)
 
 
 class Freed(NamedTuple):
-    """Slices that lost a reference, and whether lists beyond the file's length may be left."""
+    """Slices (id, size) that lost a reference, and inodes whose lists may go on beyond the chunks that were dropped: their queue
+    entries are still there."""
 
     slices: set[tuple[int, int]]
-    cut: bool
+    cut: set[int]
 
 
 async def drop_chunks(tx: Tx, chunks: Sequence[tuple[int, int]], queue: Sequence[DeletedFileKey]) -> Freed:
@@ -132,7 +134,7 @@ async def drop_chunks(tx: Tx, chunks: Sequence[tuple[int, int]], queue: Sequence
     """
     keys = [ChunkKey(ino, indx) for ino, indx in chunks]
     slices: set[tuple[int, int]] = set()
-    cut = False
+    cut: set[int] = set()
     for key, raw in zip(keys, await tx.get(*keys) if keys else (), strict=True):
         if raw is None:
             continue
@@ -141,10 +143,11 @@ async def drop_chunks(tx: Tx, chunks: Sequence[tuple[int, int]], queue: Sequence
                 tx.add(SliceRefKey(record.id, record.size), -1)
                 slices.add((record.id, record.size))
             elif record.pos + record.len == CHUNK:
-                cut = True  # a truncation reached over the chunk's end: lists of later chunks may have stayed
+                cut.add(key.ino)  # a truncation reached over the chunk's end: lists of later chunks may have stayed
         tx.delete(key)
     for entry in queue:
-        tx.delete(entry)
+        if entry.ino not in cut:
+            tx.delete(entry)
     return Freed(slices, cut)
 
 

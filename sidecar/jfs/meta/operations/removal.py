@@ -5,7 +5,7 @@ entry itself nor the directory's times. The data of a file that is gone is remov
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jfs.errors import FsError
@@ -210,3 +210,35 @@ def check_rmdir(caller: Caller, parent: int, name: bytes) -> None:
     if name == b"..":
         raise FsError(errno.ENOTEMPTY)
     check_removal(caller, parent, name)
+
+
+async def unlink_many(
+    tx: Tx,
+    caller: Caller,
+    rules: Rules,
+    parent: int,
+    entries: Sequence[tuple[bytes, int]],
+    now: int,
+    is_open: Callable[[int], bool],
+) -> tuple[list[Dropped], Attr]:
+    """Remove many files' entries (name, probable inode) of one directory; those that are gone or renamed over are left out.
+    Call `check_removal` for each name before."""
+    edges = [EdgeKey(parent, name) for name, _ in entries]
+    (found,), present = await tx.get(NodeKey(parent)), await tx.get(*edges)
+    nodes = await tx.get(*(NodeKey(entry.ino) for entry in present if entry is not None))
+    directory = check_directory(caller, rules, found, in_trash_ok=True)
+    check_removable(directory)
+    dropped: list[Dropped] = []
+    changed: set[int] = set()
+    at = iter(nodes)
+    for edge, entry in zip(edges, present, strict=True):
+        node = next(at) if entry is not None else None
+        if entry is None or entry.kind == DIRECTORY or entry.ino in changed:
+            continue
+        if node is not None:
+            check_removable(node)
+            check_sticky(caller, directory, node)
+        changed.add(entry.ino)  # two entries of one inode go one after the other, in another transaction
+        dropped.append(await drop(tx, rules, parent, edge.name, entry, node, now, is_open))
+        tx.delete(edge)
+    return dropped, common.touch(tx, parent, directory, now, rules)

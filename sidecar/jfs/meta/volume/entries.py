@@ -1,0 +1,298 @@
+"""Changes of the tree: make, link, remove, rename, attributes, xattrs. Each is one transaction, then the caches learn its result."""
+
+import errno
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from jfs.errors import FsError
+from jfs.format import constants
+from jfs.format.constants import DIRECTORY, FILE, SYMLINK, TRASH
+from jfs.meta.model.attr import Attr
+from jfs.meta.operations import create as making
+from jfs.meta.operations import removal, renaming, xattrs
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.access import READ, WRITE, Caller, check_access
+from jfs.meta.operations.attributes import AttrChange, setattr
+from jfs.meta.operations.create import Linked, Made, New
+from jfs.meta.operations.removal import Dropped, Removed
+from jfs.meta.operations.renaming import Moved, Side
+from jfs.meta.operations.rules import Rules
+from jfs.meta.store.base import Tx
+from jfs.meta.volume.reads import Reads
+
+
+def hour_name(now: int) -> bytes:
+    """Name of the trash directory of time *now* (ns): `YYYY-MM-DD-HH` in UTC (format §3.13)."""
+    return datetime.fromtimestamp(now // common.SECOND, UTC).strftime("%Y-%m-%d-%H").encode()
+
+
+class Entries(Reads):
+    """See the module."""
+
+    # -- making ---------------------------------------------------------------------------------------------------
+
+    async def mknod(
+        self, caller: Caller, parent: int, name: bytes, kind: int, mode: int, rdev: int = 0
+    ) -> tuple[int, Attr]:
+        """Make a file, FIFO, socket or device (*kind*: type code). FsError: EEXIST, ENOENT, ENOTDIR, EACCES, EPERM, ENOSPC, EROFS…"""
+        made = await self._make(caller, parent, name, kind, mode, rdev)
+        return made.ino, made.attr
+
+    async def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> tuple[int, Attr]:
+        """Make a directory; errors as `mknod`."""
+        made = await self._make(caller, parent, name, DIRECTORY, mode)
+        return made.ino, made.attr
+
+    async def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> tuple[int, Attr]:
+        """Make a symbolic link; errors as `mknod`, and EINVAL for a target that is empty, too long or holds a NUL."""
+        made = await self._make(caller, parent, name, SYMLINK, 0o777, target=target)
+        return made.ino, made.attr
+
+    async def _make(
+        self,
+        caller: Caller,
+        parent: int,
+        name: bytes,
+        kind: int,
+        mode: int,
+        rdev: int = 0,
+        *,
+        target: bytes = b"",
+        open_existing: bool = False,
+    ) -> Made:
+        parent = self._real(parent)
+        making.check_new(parent, name, kind, target)
+        self._check_writable()
+        await self._ensure_stats(parent)
+        new = New(await self._inode_ids.take(), kind, mode, rdev, target)
+        now, rules = self._clock(), self._rules()
+
+        async def operation(tx: Tx) -> Made:
+            return await making.make(tx, caller, rules, parent, name, new, now, open_existing=open_existing)
+
+        made = await self.store.run(operation, near=(parent,))
+        self._cache.set_attr(parent, made.parent)
+        self._cache.set_attr(made.ino, made.attr)
+        self._cache.set_entry(parent, name, made.ino, kind)
+        if made.created:
+            self._usage.add(constants.align4k(0), 1)
+            if kind == DIRECTORY:
+                self._know_stats(made.ino)
+        return made
+
+    async def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
+        """Another entry for a file. FsError: EEXIST, ENOENT, ENOTDIR, EACCES, EPERM (a directory), EROFS…"""
+        parent = self._real(parent)
+        making.check_link(parent, name)
+        self._check_writable()
+        await self._ensure_stats(parent)
+        now, rules = self._clock(), self._rules()
+
+        async def operation(tx: Tx) -> Linked:
+            return await making.link(tx, caller, rules, ino, parent, name, now)
+
+        linked = await self.store.run(operation, near=(parent, ino))
+        self._cache.set_attr(parent, linked.parent)
+        self._cache.set_attr(ino, linked.attr)
+        self._cache.set_entry(parent, name, ino, linked.attr.kind)
+        return linked.attr
+
+    # -- removing -------------------------------------------------------------------------------------------------
+
+    async def unlink(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False) -> int:
+        """Remove an entry that is no directory. The inode when its record is gone or it has no name left, else 0.
+        FsError: ENOENT, EPERM (a directory), EACCES, ENOTDIR, EROFS…"""
+        parent = self._real(parent)
+        removal.check_removal(caller, parent, name)
+        self._check_writable()
+        now = self._clock()
+        rules = await self._removal_rules(parent, now, skip_trash)
+        hint = self._cache.hint(parent, name)
+
+        async def operation(tx: Tx) -> Removed:
+            return await removal.unlink(tx, caller, rules, parent, name, now, self._opened.is_open, hint=hint)
+
+        removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
+        self._cache.set_attr(parent, removed.parent)
+        self._cache.drop_entry(parent, name)
+        return self._dropped(removed.dropped)
+
+    async def rmdir(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False) -> None:
+        """Remove an empty directory. FsError: ENOENT, ENOTDIR, ENOTEMPTY, EINVAL (`.`), EACCES, EPERM, EROFS…"""
+        parent = self._real(parent)
+        removal.check_rmdir(caller, parent, name)
+        self._check_writable()
+        now = self._clock()
+        rules = await self._removal_rules(parent, now, skip_trash)
+        hint = self._cache.hint(parent, name)
+
+        async def operation(tx: Tx) -> Removed:
+            return await removal.rmdir(tx, caller, rules, parent, name, now, hint=hint)
+
+        removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
+        self._cache.set_attr(parent, removed.parent)
+        self._cache.drop_entry(parent, name)
+        self._dropped(removed.dropped)
+
+    async def unlink_many(
+        self, caller: Caller, parent: int, entries: Sequence[tuple[bytes, int]], *, skip_trash: bool = False
+    ) -> None:
+        """Remove (name, inode) of one directory that are no directories, in one transaction; what is gone already is left out.
+        For the removal of whole trees: the per-entry errors of `unlink` are the same, and nothing is removed then."""
+        parent = self._real(parent)
+        for name, _ in entries:
+            removal.check_removal(caller, parent, name)
+        self._check_writable()
+        now = self._clock()
+        rules = await self._removal_rules(parent, now, skip_trash)
+
+        async def operation(tx: Tx) -> tuple[list[Dropped], Attr]:
+            return await removal.unlink_many(tx, caller, rules, parent, entries, now, self._opened.is_open)
+
+        dropped, directory = await self.store.run(operation, near=(parent,))
+        self._cache.set_attr(parent, directory)
+        for name, _ in entries:
+            self._cache.drop_entry(parent, name)
+        for one in dropped:
+            self._dropped(one)
+
+    def _dropped(self, dropped: Dropped) -> int:
+        """What an inode's loss of an entry means for this mount; the inode when it has no name left."""
+        self._usage.add(dropped.space, dropped.inodes)
+        if dropped.kind == DIRECTORY:
+            self._stats_known.discard(dropped.ino)
+        if dropped.attr is None:
+            self._cache.drop_attr(dropped.ino)
+        else:
+            self._cache.set_attr(dropped.ino, dropped.attr)
+        if dropped.sustained:
+            self._sustained.add(dropped.ino)
+            return dropped.ino
+        if dropped.deleted is not None:
+            self._deletion.submit(dropped.ino, dropped.deleted)
+        return dropped.ino if dropped.attr is None else 0
+
+    async def _removal_rules(self, parent: int, now: int, skip_trash: bool = False) -> Rules:
+        """The rules for a removal from *parent*: with the hour directory of *now* when the volume keeps removed entries."""
+        await self._ensure_stats(parent)
+        rules = self._rules()
+        if skip_trash or not self._setting.trash_days or common.is_trash(parent):
+            return rules
+        name = hour_name(now)
+        if self._hour[0] != name:
+            found = await self.store.lookup(TRASH, name)
+            if found is not None:
+                self._hour = name, found[0].ino
+            else:
+                ino = TRASH + await self.store.next_id("nextTrash")
+
+                async def operation(tx: Tx) -> int:
+                    return await making.make_hour_directory(tx, name, ino, now)
+
+                self._hour = name, await self.store.run(operation, near=(TRASH,))
+                if self._hour[1] == ino:
+                    self._usage.add(constants.align4k(0), 1)
+        return rules._replace(trash=self._hour[1])
+
+    # -- renaming -------------------------------------------------------------------------------------------------
+
+    async def rename(
+        self, caller: Caller, parent: int, name: bytes, newparent: int, newname: bytes, flags: int = 0
+    ) -> None:
+        """Move an entry; *flags* 0, NOREPLACE (1) or EXCHANGE (2). FsError: ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EPERM,
+        EACCES, EINVAL (into itself, or flags), ENOTSUP (WHITEOUT), EROFS…"""
+        parent, newparent = self._real(parent), self._real(newparent)
+        source = Side(parent, name, self._cache.hint(parent, name))
+        target = Side(newparent, newname, self._cache.hint(newparent, newname))
+        renaming.check_rename(caller, source, target, flags)
+        self._check_writable()
+        now = self._clock()
+        await self._ensure_stats(parent)
+        # The trash is only prepared when something may be replaced: a rename onto a new name needs none.
+        replaces = not flags & (renaming.NOREPLACE | renaming.EXCHANGE)
+        rules = await self._removal_rules(newparent, now) if replaces else self._rules()
+
+        async def operation(tx: Tx) -> Moved:
+            return await renaming.rename(tx, caller, rules, source, target, flags, now, self._opened.is_open)
+
+        near = [ino for ino in (parent, newparent, source.hint, target.hint) if ino]
+        moved = await self.store.run(operation, near=near)
+        if moved.entry is None or moved.attr is None or moved.source is None or moved.target is None:
+            return
+        self._cache.set_attr(parent, moved.source)
+        self._cache.set_attr(newparent, moved.target)
+        self._cache.set_attr(moved.ino, moved.attr)
+        self._cache.set_entry(newparent, newname, moved.ino, moved.entry.kind)
+        if moved.other is not None and moved.other_attr is not None:
+            self._cache.set_entry(parent, name, moved.other.ino, moved.other.kind)
+            self._cache.set_attr(moved.other.ino, moved.other_attr)
+        else:
+            self._cache.drop_entry(parent, name)
+        if moved.replaced is not None:
+            self._dropped(moved.replaced)
+
+    # -- attributes -----------------------------------------------------------------------------------------------
+
+    async def setattr(self, caller: Caller, ino: int, change: AttrChange) -> Attr:
+        """Change mode, owner, times or flags. FsError: ENOENT, EPERM, EACCES, EROFS."""
+        ino = self._real(ino)
+        self._check_writable()
+        if ino >= TRASH:
+            raise FsError(errno.EPERM)
+        now = self._clock()
+
+        async def operation(tx: Tx) -> Attr:
+            return await setattr(tx, caller, ino, change, now)
+
+        attr = await self.store.run(operation, near=(ino,))
+        self._cache.set_attr(ino, attr)
+        self._opened.changed(ino, attr, attr, None)
+        return attr
+
+    async def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute. FsError: ERANGE, EINVAL, ENOTSUP, EEXIST, ENODATA, ENOENT, EPERM, EROFS."""
+        ino = self._real(ino)
+        xattrs.check_set(name, value, flags)
+        self._check_writable()
+
+        async def operation(tx: Tx) -> None:
+            await xattrs.set_xattr(tx, ino, name, value, flags)
+
+        await self.store.run(operation, near=(ino,))
+
+    async def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
+        """Remove an extended attribute. FsError: ENODATA, EINVAL, EPERM, EROFS."""
+        ino = self._real(ino)
+        self._check_writable()
+
+        async def operation(tx: Tx) -> None:
+            await xattrs.remove_xattr(tx, ino, name)
+
+        await self.store.run(operation, near=(ino,))
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    async def create(self, caller: Caller, parent: int, name: bytes, mode: int, flags: int) -> tuple[int, Attr, bool]:
+        """Make a file and open it, or without O_EXCL open the one that is there: (inode, attributes, whether it was made).
+        Errors as `mknod` and `open`; O_TRUNC of an existing file is the caller's."""
+        made = await self._make(caller, parent, name, FILE, mode, open_existing=not flags & os.O_EXCL)
+        if not made.created:
+            self._check_open(caller, made.attr, flags)
+        self._opened.open(made.ino, made.attr)
+        return made.ino, made.attr, made.created
+
+    def _check_open(self, caller: Caller, attr: Attr, flags: int) -> None:
+        """FsError(EACCES, EPERM, EROFS, EISDIR) when a file of *attr* may not be opened with *flags* (format §5.3 open)."""
+        reads, writes = OPEN_MODES[flags & os.O_ACCMODE]
+        if writes and self.options.read_only:
+            raise FsError(errno.EROFS)
+        if self.options.check_access:
+            check_access(caller, attr, (READ if reads else 0) | (WRITE if writes else 0))
+        if writes and (common.in_trash(attr) or attr.flags & constants.IMMUTABLE):
+            raise FsError(errno.EPERM)
+        if attr.flags & constants.APPEND and writes and (not flags & os.O_APPEND or flags & os.O_TRUNC):
+            raise FsError(errno.EPERM)
+
+
+OPEN_MODES = {os.O_RDONLY: (True, False), os.O_WRONLY: (False, True), os.O_RDWR: (True, True), 3: (True, True)}

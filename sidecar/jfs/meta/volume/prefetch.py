@@ -1,0 +1,78 @@
+"""When lookups follow each other in one directory, its whole listing is read at once (a cold `stat` of thousands of names).
+
+Decides only: which directory to list and when; `reads.py` lists and fills the cache. Two misses in a row that found something
+start it; a directory too large, or whose last listing was hardly used, is left alone for a while. No method suspends.
+"""
+
+import time
+from typing import Final
+
+LIMIT: Final = 10_000  # entries; a directory with more is not read ahead
+_MISSES: Final = 2
+_GAP: Final = 1.0  # seconds between two misses that still count as following each other
+_PAUSE: Final = 30.0  # seconds to leave a directory alone
+_WORTH: Final = 0.1  # share of a listing that has to be used for another one
+_DIRECTORIES: Final = 256
+
+
+class _Listing:
+    __slots__ = ("hits", "size", "until")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.hits = 0
+        self.until = 0.0
+
+
+class Prefetch:
+    """Misses and listings of a mount."""
+
+    def __init__(self) -> None:
+        self._parent = 0
+        self._count = 0
+        self._last = 0.0
+        self._listings: dict[int, _Listing] = {}
+
+    def found(self, parent: int) -> None:
+        """A lookup in *parent* was not in the cache and found something."""
+        now = time.monotonic()
+        if parent != self._parent or now - self._last > _GAP:
+            self._parent, self._count = parent, 0
+        self._count += 1
+        self._last = now
+
+    def not_found(self, parent: int) -> None:
+        """A lookup found nothing: names are being tried or made, which a listing does not help."""
+        if parent == self._parent:
+            self._count = 0
+
+    def hit(self, parent: int) -> None:
+        """A lookup in *parent* was answered from the cache."""
+        listing = self._listings.get(parent)
+        if listing is not None:
+            listing.hits += 1
+
+    def wanted(self, parent: int) -> bool:
+        """Whether the next miss in *parent* is a reason to list it."""
+        if parent != self._parent or self._count < _MISSES or time.monotonic() - self._last > _GAP:
+            return False
+        listing = self._listings.get(parent)
+        return listing is None or listing.until <= time.monotonic()
+
+    def begin(self, parent: int) -> None:
+        """*parent* is being listed. The last listing must have been worth it, else there is a pause after this one."""
+        if parent not in self._listings and len(self._listings) >= _DIRECTORIES:
+            del self._listings[next(iter(self._listings))]
+        listing = self._listings.setdefault(parent, _Listing())
+        wasted = listing.size > 16 and listing.hits < listing.size * _WORTH
+        listing.until = time.monotonic() + _PAUSE if wasted else 0.0
+        listing.hits = listing.size = 0
+        self._count = 0
+
+    def end(self, parent: int, size: int) -> None:
+        """*parent* had *size* entries, or more than LIMIT."""
+        listing = self._listings.get(parent)
+        if listing is not None:
+            listing.size = size
+            if size > LIMIT:
+                listing.until = time.monotonic() + _PAUSE

@@ -1,0 +1,164 @@
+"""The life of this mount's session and the clearing of dead ones (format §7.1).
+
+A task beats every *heartbeat* seconds (±5 %): it prolongs the session, or writes it again when another client took it for dead;
+reloads the setting; refreshes the counters; and, elected, clears sessions that expired. A database that does not answer is tried
+again at the next beat. A volume that is gone, was replaced, or turned on what this client must not touch ends the mount through
+*on_lost*, once. One event loop.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from jfs.errors import JfsError, StoreError, VolumeError
+from jfs.format.setting import Setting, check_identity, check_usable
+from jfs.meta.model.keys import SettingKey
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.removal import Dropped, release_sustained
+from jfs.meta.operations.sessions import elect, write_session
+from jfs.meta.store.base import Store, Tx
+from jfs.meta.volume.deletion import Deletion
+from jfs.meta.volume.options import SessionInfo
+from jfs.meta.volume.usage import Usage
+
+log = logging.getLogger(__name__)
+
+EXPIRE_BEATS = 5
+_CLEAN_AT_ONCE = 1000
+
+
+async def load_setting(store: Store) -> Setting:
+    """The volume's setting record, unchecked; VolumeError when the database holds no volume."""
+    (raw,) = await store.get(SettingKey())
+    if raw is None:
+        raise VolumeError("the database is not formatted: create the volume with `jfs format` first")
+    return Setting.parse(raw)
+
+
+class SessionLife:
+    """The own session; *adopt* is called with each reloaded setting, *on_lost* when the mount must end."""
+
+    def __init__(
+        self,
+        store: Store,
+        uuid: str,
+        info: SessionInfo,
+        *,
+        heartbeat: float,
+        clean: bool,
+        usage: Usage,
+        deletion: Deletion,
+        clock: Callable[[], int],
+        adopt: Callable[[Setting], None],
+        on_lost: Callable[[VolumeError], None],
+    ) -> None:
+        self.sid = 0
+        self._store = store
+        self._uuid = uuid
+        self._info = info.encode()
+        self._heartbeat = heartbeat
+        self._clean = clean
+        self._usage = usage
+        self._deletion = deletion
+        self._clock = clock
+        self._adopt = adopt
+        self._on_lost = on_lost
+        self._task: asyncio.Task[None] | None = None
+
+    def _seconds(self) -> int:
+        return self._clock() // common.SECOND
+
+    async def start(self, *, read_only: bool) -> int:
+        """Take a session id, write the session and beat from now on. A read-only mount only reloads and has id 0."""
+        if not read_only:
+            self.sid = await self._store.next_id("nextSession")
+            await self._write()
+        await self._refresh()
+        self._task = asyncio.create_task(self._beat_on(), name="heartbeat")
+        return self.sid
+
+    async def _write(self) -> None:
+        expire = self._seconds() + max(round(self._heartbeat * EXPIRE_BEATS), 1)
+
+        async def operation(tx: Tx) -> None:
+            await write_session(tx, self.sid, expire, self._info)
+
+        await self._store.run(operation)
+
+    async def _refresh(self) -> None:
+        raw, space, inodes = await self._store.get(SettingKey(), common.USED_SPACE, common.TOTAL_INODES)
+        if raw is None:
+            raise VolumeError(f"the setting record of volume {self._uuid} is gone: the volume was destroyed")
+        setting = Setting.parse(raw)
+        check_identity(setting, self._uuid)
+        check_usable(setting)
+        self._usage.refresh(space, inodes)
+        self._adopt(setting)
+
+    async def beat(self) -> None:
+        """One heartbeat. VolumeError when the mount must end, StoreError when the database does not answer."""
+        await self._refresh()
+        if not self.sid:
+            return
+        await self._write()
+        if self._clean:
+            await self.clean_dead()
+
+    async def _beat_on(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat * random.uniform(0.95, 1.05))
+            try:
+                await self.beat()
+            except VolumeError as error:
+                self._on_lost(error)
+                return
+            except JfsError as error:
+                log.warning("heartbeat failed, tried again in %g s: %s", self._heartbeat, error)
+
+    async def clean_dead(self) -> None:
+        """Elected, clear up to 1000 sessions whose expiry has passed."""
+        now = self._seconds()
+
+        async def operation(tx: Tx) -> bool:
+            return await elect(tx, "lastCleanupSessions", now, int(self._heartbeat * 0.9))
+
+        if not await self._store.run(operation):
+            return
+        dead = [sid async for sid, session in self._store.sessions() if session.expire < now and sid != self.sid]
+        for sid in dead[:_CLEAN_AT_ONCE]:
+            await self.clear(sid)
+            log.info("session %d ended without closing and was cleared", sid)
+
+    async def clear(self, sid: int) -> None:
+        """Remove a session: its sustained inodes with their data, its locks, its records."""
+        now = self._clock()
+        for ino in [ino async for ino in self._store.sustained(sid)]:
+
+            async def operation(tx: Tx, ino: int = ino) -> Dropped | None:
+                return await release_sustained(tx, sid, ino, now)
+
+            dropped = await self._store.run(operation, near=(ino,))
+            if dropped is not None:
+                self._usage.add(dropped.space, dropped.inodes)
+                if dropped.deleted is not None:
+                    self._deletion.submit(ino, dropped.deleted)
+        await self._store.forget_session(sid)
+
+    async def stop(self) -> None:
+        """Beat no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def end(self) -> None:
+        """Remove the own session; when the database does not answer, others will once it has expired."""
+        await self.stop()
+        if not self.sid:
+            return
+        try:
+            await self.clear(self.sid)
+        except StoreError as error:
+            log.warning("session %d stays until it expires: %s", self.sid, error)
+        self.sid = 0

@@ -1,0 +1,194 @@
+"""What the parts of a mounted volume share: setting, rules, caches, open files, ids. `Meta` is built on it in layers:
+`state` ← `reads` ← `entries` ← `contents` ← `meta`.
+
+Invariant: whatever a commit changed is in the caches before the next await of the task that committed it, so own changes are seen
+at once. One event loop.
+"""
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from jfs.errors import FsError, StoreError
+from jfs.format.constants import INODE_BATCH, ROOT, SLICE_BATCH, TRASH
+from jfs.format.setting import Setting
+from jfs.meta.model.attr import Attr
+from jfs.meta.model.keys import DirStat, DirStatKey, NodeKey
+from jfs.meta.operations import rules as common
+from jfs.meta.operations.rules import Rules
+from jfs.meta.store.base import Store, Tx
+from jfs.meta.volume.cache import NodeCache
+from jfs.meta.volume.deletion import DeleteObjects, Deletion
+from jfs.meta.volume.ids import IdBatch
+from jfs.meta.volume.opened import OpenTable
+from jfs.meta.volume.options import MetaOptions
+from jfs.meta.volume.prefetch import Prefetch
+from jfs.meta.volume.usage import Usage
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_STATS_KNOWN = 50_000
+
+
+class MountState:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        setting: Setting,
+        options: MetaOptions,
+        delete_objects: DeleteObjects,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.store = store
+        self.options = options
+        self.sid = 0
+        self.root = ROOT
+        self.on_entry_changed: Callable[[int, bytes], None] | None = None
+        self.on_inode_changed: Callable[[int], None] | None = None
+        self._setting = setting
+        self._clock = clock
+        self._cache = NodeCache(
+            attr=options.attr_timeout,
+            entry=options.entry_timeout,
+            dir_entry=options.dir_entry_timeout,
+            negative=options.negative_timeout,
+        )
+        self._prefetch = Prefetch()
+        self._listings: dict[int, asyncio.Task[None]] = {}
+        self._opened = OpenTable()
+        self._sustained: set[int] = set()
+        self._usage = Usage()
+        self._deletion = Deletion(store, delete_objects, options.max_deletes)
+        self._inode_ids = IdBatch(store, "nextInode", INODE_BATCH, first=2)
+        self._slice_ids = IdBatch(store, "nextChunk", SLICE_BATCH)
+        self._hour = (b"", 0)  # name and inode of the trash's last hour directory
+        self._stats_known: set[int] = set()
+        self._rules_made = self._make_rules()
+
+    @property
+    def setting(self) -> Setting:
+        """The setting record as last loaded."""
+        return self._setting
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    def _make_rules(self) -> Rules:
+        return Rules(
+            dir_stats=self._setting.dir_stats,
+            skip_dir_mtime=int(self.options.skip_dir_mtime * common.SECOND),
+            check_access=self.options.check_access,
+            sid=self.sid,
+        )
+
+    def _rules(self) -> Rules:
+        """The rules in force now, without a trash."""
+        if self._setting.capacity or self._setting.inodes:
+            return self._rules_made._replace(
+                space_left=self._usage.space_left(self._setting), inodes_left=self._usage.inodes_left(self._setting)
+            )
+        return self._rules_made
+
+    def _adopt(self, setting: Setting) -> None:
+        """Go on with a reloaded setting."""
+        self._setting = setting
+        self._rules_made = self._make_rules()
+
+    def _check_writable(self) -> None:
+        if self.options.read_only:
+            raise FsError(errno.EROFS)
+
+    def _real(self, ino: int) -> int:
+        """Inode 1 is the root that the mount shows (format §5.2)."""
+        return self.root if ino == ROOT else ino
+
+    # -- caches ---------------------------------------------------------------------------------------------------
+
+    def _learn(self, ino: int, attr: Attr, started: int) -> None:
+        """Fresh attributes from a read that began at tick *started*."""
+        self._cache.learn_attr(ino, attr, started)
+        if self._opened.observe(ino, attr) and self.on_inode_changed is not None:
+            self.on_inode_changed(ino)
+
+    async def _fresh_attr(self, ino: int) -> Attr:
+        """Attributes from the database; FsError(ENOENT) when there are none."""
+        started = self._cache.tick()
+        if ino in (self.root, TRASH):
+            attr = await self._root_attr(ino)
+        else:
+            (attr,) = await self.store.get(NodeKey(ino))
+        if attr is None:
+            raise FsError(errno.ENOENT)
+        self._learn(ino, attr, started)
+        return attr
+
+    async def _root_attr(self, ino: int) -> Attr:
+        """Attributes of a root, so that a mountpoint never fails nor hangs: defaults for what is missing or takes 300 ms."""
+
+        async def read() -> Attr | None:
+            attr: Attr | None
+            (attr,) = await self.store.get(NodeKey(ino))
+            return attr
+
+        try:
+            attr = await within(read(), 0.3)
+        except (StoreError, TimeoutError) as error:
+            log.warning("attributes of directory %d were not answered, defaults are shown: %s", ino, error)
+            attr = None
+        return attr if attr is not None else common.default_attr(ino)
+
+    # -- usage of directories -------------------------------------------------------------------------------------
+
+    async def _ensure_stats(self, *directories: int) -> None:
+        """Make the usage records of directories that lack one, before something is added to them (format §5.3 quota).
+
+        Records are missing in volumes of old clients, and of the root of a volume that was only formatted.
+        """
+        if not self._setting.dir_stats:
+            return
+        for directory in directories:
+            if directory in self._stats_known or directory == TRASH:
+                continue
+            (stat,) = await self.store.get(DirStatKey(directory))
+            if stat is None:
+                await self._count_directory(directory)
+            self._know_stats(directory)
+
+    def _know_stats(self, directory: int) -> None:
+        if len(self._stats_known) >= _STATS_KNOWN:
+            self._stats_known.clear()
+        self._stats_known.add(directory)
+
+    async def _count_directory(self, directory: int) -> None:
+        total = DirStat(0, 0, 0)
+        async for page in self.store.list_directory(directory, plus=True):
+            for attr in page.attrs or ():
+                if attr is not None:
+                    total = DirStat(*map(sum, zip(total, common.usage(attr), strict=True)))
+
+        async def write(tx: Tx) -> None:
+            node, stat = await tx.get(NodeKey(directory), DirStatKey(directory))
+            if stat is None and node is not None:
+                tx.put(DirStatKey(directory), total)
+
+        await self.store.run(write)
+
+
+async def within(awaitable: Awaitable[T], seconds: float) -> T:
+    """The result of *awaitable*, or TimeoutError after *seconds*; it goes on in the background then, undisturbed."""
+    task = asyncio.ensure_future(awaitable)
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if done:
+        return task.result()
+    task.add_done_callback(_ignore_late)
+    raise TimeoutError(f"no answer within {seconds:g} s")
+
+
+def _ignore_late(task: "asyncio.Future[T]") -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,178 @@
+"""`jfs-operator`: takes the lease, then runs kopf until it is told to stop or the lease is lost.
+
+Order: logs → health (a standby answers probes) → lease → kopf. A lost lease ends the process at once, without tidying up: from
+that moment another one may write. A second life is cheap, since a reconcile goes on wherever the first one stopped.
+"""
+
+import argparse
+import asyncio
+import datetime
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import kopf
+from jfs_api import names
+from kubernetes.config.config_exception import ConfigException
+
+from jfs_operator import handlers, health, kube, logs
+from jfs_operator.api import Api, ApiError, ApiUnavailable, Object
+from jfs_operator.command import JfsCommand
+from jfs_operator.handlers import Handlers
+from jfs_operator.lease import RENEW_DEADLINE, Lease
+from jfs_operator.reconcile import Reconciler
+from jfs_operator.recorder import Recorder
+from jfs_operator.report import Reporter
+from jfs_operator.scrub import Scrubber
+
+_log = logging.getLogger(__name__)
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+LOST_LEASE = 3  # exit code
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="jfs-operator", description="Makes volumes out of JuiceFSVolumes.")
+    parser.add_argument("--namespace", help="where managed Secrets and the lease live (default: the pod's namespace)")
+    parser.add_argument("--driver-name", default=names.DRIVER, help="name of the CSI driver (default: %(default)s)")
+    parser.add_argument("--jfs", default="jfs", help="the client's program (default: %(default)s)")
+    parser.add_argument("--kubeconfig", help="reach the API server by this file instead of the service account")
+    parser.add_argument("--lease", default=names.OPERATOR, help="name of the Lease (default: %(default)s)")
+    parser.add_argument(
+        "--health", default="0.0.0.0:8080", help="address of /healthz and /readyz (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resync", type=float, default=60.0, help="seconds between checks of each object (default: 60)"
+    )
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parsed = parser.parse_args(argv)
+    if parsed.namespace is None:
+        if not _OWN_NAMESPACE.exists():
+            parser.error("--namespace is needed outside a pod")
+        parsed.namespace = _OWN_NAMESPACE.read_text().strip()
+    host, colon, port = parsed.health.rpartition(":")
+    if not colon or not port.isdigit():
+        parser.error(f"--health {parsed.health!r} is not host:port")
+    parsed.health = (host.strip("[]"), int(port))
+    if parsed.resync <= 0:
+        parser.error("--resync must be more than nothing")
+    return parsed
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM or SIGINT; exit code 3 when the lease was lost."""
+    options = arguments(argv)
+    scrubber = Scrubber()
+    logs.configure(options.log_level, scrubber)
+    if options.kubeconfig:
+        os.environ["KUBECONFIG"] = options.kubeconfig  # kopf's own connection reads it
+    try:
+        api = kube.connect(options.kubeconfig)
+    except ConfigException as error:
+        sys.exit(f"jfs-operator: no way to reach the API server: {error}")
+    state = health.Health()
+    server = health.serve(state, *options.health)
+    lease = Lease(
+        api,
+        options.namespace,
+        options.lease,
+        f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        lost=lambda: os._exit(LOST_LEASE),
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if lease.acquire(stop):
+        state.lease_limit, state.lease_age = RENEW_DEADLINE + 5, lease.age
+        lease.keep()
+        try:
+            asyncio.run(run(api, options, scrubber, state, stop))
+        finally:
+            lease.release()
+    server.shutdown()
+    server.server_close()
+
+
+async def run(
+    api: Api, options: argparse.Namespace, scrubber: Scrubber, state: health.Health, stop: threading.Event
+) -> None:
+    """kopf, the queue and the audits, until one of them ends."""
+    reconciler = Reconciler(
+        api,
+        JfsCommand(options.jfs),
+        namespace=options.namespace,
+        driver=options.driver_name,
+        clock=time.monotonic,
+        reporter=Reporter(api, Recorder(api, _now), scrubber, _now),
+        scrubber=scrubber,
+    )
+    mine = Handlers(reconciler, resync=options.resync)
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(_login)
+    mine.register(registry)
+    settings = kopf.OperatorSettings()
+    handlers.configure(settings)
+    stop_flag, ready_flag = asyncio.Event(), asyncio.Event()
+    background = [
+        asyncio.create_task(mine.queue.run()),
+        asyncio.create_task(_tick(state, ready_flag, stop, stop_flag)),
+        asyncio.create_task(_audit(api, mine, state, options.resync)),
+    ]
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=True,
+            stop_flag=stop_flag,
+            ready_flag=ready_flag,
+        )
+    finally:
+        state.ready = False
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        reconciler.close()
+
+
+async def _tick(
+    state: health.Health, ready_flag: asyncio.Event, stop: threading.Event, stop_flag: asyncio.Event
+) -> None:
+    while True:
+        state.tick()
+        state.ready = ready_flag.is_set()
+        if stop.is_set():  # a signal that came before kopf's own handlers were there
+            stop_flag.set()
+        await asyncio.sleep(health.TICK)
+
+
+async def _audit(api: Api, mine: Handlers, state: health.Health, interval: float) -> None:
+    """Compare what the API server lists with what the watches told, every interval."""
+    while True:
+        await asyncio.sleep(interval)
+        dead = []
+        for resource, audit in mine.audits.items():
+            try:
+                listed: list[Object] = await asyncio.to_thread(api.list, resource)
+            except (ApiError, ApiUnavailable) as error:
+                _log.warning("the audit of %s was put off: %s", resource.plural, error)
+                continue
+            if not audit.audit(listed):
+                dead.append(resource.plural)
+        state.dead_watches = tuple(dead)
+
+
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_via_client(**arguments)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

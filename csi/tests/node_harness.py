@@ -69,6 +69,11 @@ class Node:
         self.arguments: list[str] = []
 
     @property
+    def pid(self) -> int:
+        """A process in the namespace."""
+        return self._holder.pid
+
+    @property
     def inside(self) -> Path:
         """The namespace's kubelet directory as the test can reach it."""
         return Path(f"/proc/{self._holder.pid}/root{self.kubelet}")
@@ -137,6 +142,9 @@ class Node:
             if process.poll() is None:
                 process.kill()
             process.wait(PATIENCE)
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
         assert self._holder.stdin is not None
         assert self._holder.stdout is not None
         self._holder.stdin.close()
@@ -231,6 +239,20 @@ class Pod:
                 stderr=log,
                 env={**os.environ, "JFS_GRACE_SECONDS": "5"},
             )
+
+    def start_application(self, volume: str) -> Path:
+        """An application's container with the volume HostToContainer; the path through which the test sees its mount."""
+        inside = self.node.root / f"app-{self.uid}-{len(self.node._processes)}"
+        inside.mkdir()
+        script = f"mount --rbind {self.target(volume)} {inside} && mount --make-rslave {inside} && echo up && exec cat"
+        process = self.node.enter(
+            *("unshare", "--mount", "--propagation", "slave", "sh", "-c", script),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        return Path(f"/proc/{process.pid}/root{inside}")
 
     def kill_container(self) -> None:
         """SIGKILL to the supervisor and, as the end of a pid namespace would, to its workers."""

@@ -1,9 +1,9 @@
 """Blocks in the object storage: naming, compression, retries, time-outs, bounded concurrency (format §6.2, §6.3, §6.6).
 
-Place in the flow: writer and reader → here → `jfs.object`. Invariant: a block is immutable once put, so a fetch under way
-serves everyone who asks for the same block meanwhile (single flight), and a repeated put is harmless.
+Place in the flow: writer and reader → here → `jfs.object`. Invariant: a block is immutable once put, so a
+repeated put is harmless.
 Concurrency: at most `max_uploads` puts and deletes and `max_downloads` gets are at the storage at once; compression of more
-than 64 KiB runs in threads. Between awaits only `_flights` is shared; it is changed without a suspension in between.
+than 64 KiB runs in threads. Nothing else is shared between the calls.
 Errors: ObjectNotFound at once, ObjectUnavailable (ObjectForbidden) after all tries.
 """
 
@@ -70,7 +70,6 @@ class BlockStore:
         self._observe = observe
         self._uploads = asyncio.Semaphore(self.limits.max_uploads)
         self._downloads = asyncio.Semaphore(self.limits.max_downloads)
-        self._flights: dict[tuple[int, int], asyncio.Task[Data]] = {}
 
     async def put_block(self, slice_id: int, indx: int, block: Data) -> None:
         """Store block *indx* of a slice; *block* must not change until this returns."""
@@ -100,18 +99,9 @@ class BlockStore:
                 return
 
     async def get_block(self, slice_id: int, size: int, indx: int) -> Data:
-        """The whole block *indx* of a slice of *size* bytes; concurrent calls for one block share a request."""
-        flight = self._flights.get((slice_id, indx))
-        if flight is None:
-            flight = asyncio.create_task(self._fetch_block(slice_id, size, indx))
-            self._flights[slice_id, indx] = flight
-            flight.add_done_callback(lambda done: self._landed((slice_id, indx), done))
-        # Shielded: others may wait for the same flight, and the block is of use even when the asker has gone.
-        return await asyncio.shield(flight)
-
-    def in_flight(self, slice_id: int, indx: int) -> bool:
-        """Whether the block is being fetched."""
-        return (slice_id, indx) in self._flights
+        """The whole block *indx* of a slice of *size* bytes."""
+        length = block_length(size, indx, self.block_size)
+        return await self._get(block_key(slice_id, indx, length, hash_prefix=self._hash_prefix), 0, length)
 
     async def get_range(self, slice_id: int, size: int, indx: int, offset: int, length: int) -> Data:
         """Bytes [offset, offset+length) of a block that is stored uncompressed, by one ranged request."""
@@ -131,22 +121,8 @@ class BlockStore:
                 raise outcome
 
     async def close(self) -> None:
-        """Abandon fetches under way and close the storage."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        """Close the storage."""
         await self.storage.close()
-
-    def _landed(self, name: tuple[int, int], flight: "asyncio.Task[Data]") -> None:
-        del self._flights[name]
-        if not flight.cancelled():
-            flight.exception()  # seen, even when nobody waits any more
-
-    async def _fetch_block(self, slice_id: int, size: int, indx: int) -> Data:
-        length = block_length(size, indx, self.block_size)
-        key = block_key(slice_id, indx, length, hash_prefix=self._hash_prefix)
-        return await self._get(key, 0, length)
 
     async def _get(self, key: str, offset: int, length: int) -> Data:
         tried = 0

@@ -195,13 +195,17 @@ class InodeWriter:
     # Upload and commit
 
     def _start_upload(self, piece: PendingSlice) -> None:
-        piece.uploads.append(self.mount.spawn(self._upload(piece, piece.uploaded)))
+        piece.uploads.append(self.mount.spawn(self._upload(piece, self._take_block(piece))))
+
+    def _take_block(self, piece: PendingSlice) -> int:
+        """The next block of *piece* to be uploaded, from now on closed to writes."""
         piece.uploaded += 1
+        self.mount.uploading += 1
+        return piece.uploaded - 1
 
     async def _upload(self, piece: PendingSlice, indx: int) -> None:
         """Put one block; a failure is kept in the slice."""
         mount = self.mount
-        mount.uploading += 1
         try:
             if not piece.id:
                 async with piece.lock:
@@ -239,9 +243,7 @@ class InodeWriter:
         """Wait for the uploads of *piece* and commit it, or count the failure."""
         blocks = -(-piece.buffer.length // self.mount.blocks.block_size)
         if piece.uploaded < blocks:
-            indx = piece.uploaded
-            piece.uploaded += 1
-            await self._upload(piece, indx)
+            await self._upload(piece, self._take_block(piece))
         for upload in piece.uploads:
             await upload
         size = piece.buffer.length

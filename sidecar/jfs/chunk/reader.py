@@ -4,8 +4,8 @@ Place in the flow: `vfs` → here → `SliceSource` (records), `block_cache`, `b
 Invariants: bytes at or past the file's length are never returned; what no record covers is zero; data that a record names
 are either returned as they were written or the read fails. An object that is missing means that the chunk has been compacted
 since its records were read: they are read again.
-Concurrency: one event loop. A view belongs to the list object it was made of and is replaced with it. Read-ahead runs in
-tasks of its own, kept until they end; two reads of the same block share one request.
+Concurrency: one event loop. A view belongs to the list object it was made of and is replaced with it. Whole blocks are fetched
+by tasks of their own (`_flights`), one per block, which put them into the cache; reads wait for them, read-ahead does not.
 """
 
 import asyncio
@@ -94,6 +94,7 @@ class Reader:
         self.cache = BlockCache(budget)
         self._views: OrderedDict[tuple[int, int], _View] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._flights: dict[tuple[int, int], asyncio.Task[Data]] = {}
         self._ahead: set[tuple[int, int]] = set()  # chunks whose read-ahead is being planned
         self._timer: asyncio.TimerHandle | None = None
 
@@ -116,7 +117,7 @@ class Reader:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        tasks = list(self._tasks)
+        tasks = [*self._tasks, *self._flights.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -241,21 +242,33 @@ class Reader:
                 and not whole_blocks
                 and begin
                 and count <= block_length(size, indx, blocks.block_size) // 4
-                and not blocks.in_flight(slice_id, indx)
+                and name not in self._flights
             ):
                 return await blocks.get_range(slice_id, size, indx, begin, count)
-            block = await self._load(slice_id, size, indx)
+            # Shielded: others may wait for the same flight, and the block is of use even when the asker has gone.
+            block = await asyncio.shield(self._flight(slice_id, size, indx))
         if count == len(block):
             return block
         return memoryview(block)[begin : begin + count]
 
+    def _flight(self, slice_id: int, size: int, indx: int) -> "asyncio.Task[Data]":
+        """The task that fetches a block, started when there is none yet."""
+        name = (slice_id, indx)
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = self._flights[name] = asyncio.create_task(self._load(slice_id, size, indx))
+            flight.add_done_callback(_seen)
+        return flight
+
     async def _load(self, slice_id: int, size: int, indx: int) -> Data:
-        """A whole block, kept in the cache."""
-        block = await self.blocks.get_block(slice_id, size, indx)
-        if (slice_id, indx) not in self.cache:
-            self.cache.put((slice_id, indx), block)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+        name = (slice_id, indx)
+        try:
+            block = await self.blocks.get_block(slice_id, size, indx)
+            self.cache.put(name, block)
+        finally:
+            del self._flights[name]
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
         return block
 
     def _tick(self) -> None:
@@ -277,7 +290,10 @@ class Reader:
                 self._fetch_ahead(known, pos, count)
             elif (ino, indx) not in self._ahead:
                 self._ahead.add((ino, indx))
-                self._spawn(self._plan_ahead(ino, indx, pos, count))
+                task = asyncio.create_task(self._plan_ahead(ino, indx, pos, count))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(_seen)
             begin += count
 
     async def _plan_ahead(self, ino: int, indx: int, pos: int, count: int) -> None:
@@ -300,18 +316,14 @@ class Reader:
             last = segment.off + min(end - segment.pos, segment.len)
             for indx in range(first // block_size, -(-last // block_size)):
                 name = (segment.id, indx)
-                if name not in self.cache and not self.blocks.in_flight(*name):
-                    self._spawn(self._load(segment.id, segment.size, indx))
+                if name not in self.cache:
+                    self._flight(segment.id, segment.size, indx)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
 
-    def _finished(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("Reading ahead failed, the read itself will try again: %s", error)
+def _seen(task: "asyncio.Task[Any]") -> None:
+    """A failure of read-ahead is nobody's: the read itself will try again."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("Fetching a block failed: %s", error)
 
 
 async def _all(work: Any) -> None:

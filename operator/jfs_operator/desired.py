@@ -125,12 +125,12 @@ def covers(found: Any, wanted: Any, key: str = "") -> bool:
         found = found or {}
         if key == "data" and set(found) != set(wanted):
             return False  # a key that is no longer wanted in the managed Secret must go
+        if key in {"capacity", "requests"}:
+            return all(found.get(name) and parse_quantity(found[name]) == parse_quantity(wanted[name]) for name in wanted)
         return isinstance(found, dict) and all(covers(found.get(name), value, name) for name, value in wanted.items())
     if isinstance(wanted, list):
         found = found or []
         return len(found) == len(wanted) and all(covers(a, b) for a, b in zip(found, wanted, strict=True))
-    if key == "storage" and found is not None:
-        return parse_quantity(found) == parse_quantity(wanted)
     return bool(found == wanted) or (not found and not wanted)
 
 

@@ -1,10 +1,12 @@
 """Databases for the record store's tests: every engine by name, each opened by any number of clients at once.
 
-`redis` needs a redis-server on this machine; one is started for each database, on a socket in the test's directory.
+`redis` needs a redis-server on this machine; one is started for each database, on a socket in a directory of its own.
 """
 
 import asyncio
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,8 +30,9 @@ def golden() -> Path:
 
 
 @asynccontextmanager
-async def redis_server(folder: Path, *options: str) -> AsyncIterator[Path]:
+async def redis_server(*options: str) -> AsyncIterator[Path]:
     """A redis-server of this test's own; its Unix socket."""
+    folder = Path(tempfile.mkdtemp(prefix="jfs-redis-"))  # a socket's path must be short
     socket = folder / "redis.sock"
     command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
     server = await asyncio.create_subprocess_exec(
@@ -45,6 +48,7 @@ async def redis_server(folder: Path, *options: str) -> AsyncIterator[Path]:
         if server.returncode is None:
             server.kill()
         await server.wait()
+        shutil.rmtree(folder)
 
 
 async def _accepts(socket: Path) -> bool:
@@ -74,7 +78,7 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
                 await client.close()
 
     if engine == "redis":
-        async with redis_server(folder) as socket:
+        async with redis_server() as socket:
             async for opener in serve(f"unix://{socket}?db=1"):
                 yield opener
     else:

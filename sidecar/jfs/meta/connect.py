@@ -30,4 +30,13 @@ async def connect(url: str, *, password: str = "") -> Store:
         store = SqliteStore(parse_address(rest))
         await store.open()
         return store
-    raise ConfigError(f"the metadata engine {scheme!r} is not available")
+    from jfs.meta.engines.redis.store import RedisStore
+    from jfs.meta.engines.redis.url import parse_address as parse_redis_address
+
+    redis = RedisStore(parse_redis_address(url, password))
+    try:
+        await redis.open()
+    except BaseException:
+        await redis.close()
+        raise
+    return redis

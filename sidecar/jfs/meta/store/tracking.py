@@ -83,8 +83,9 @@ class TrackedTx(abc.ABC):
                 missing = list(dict.fromkeys(missing))
             if self.cleared_xattrs or self.cleared_parents:
                 missing = [key for key in missing if not self._is_cleared(key)]
-            for key, record in zip(missing, await self._fetch(missing), strict=True):
-                reads[key] = record
+            if missing:
+                for key, record in zip(missing, await self._fetch(missing), strict=True):
+                    reads[key] = record
         if self.adds or self.stats or self.appends or self.cleared_xattrs or self.cleared_parents:
             return tuple([self._overlaid(key) for key in keys])
         if writes:

@@ -1,0 +1,179 @@
+"""The store over one Redis server.
+
+Transactions commit by a server-side script when the server lets us (`script`), else by WATCH and MULTI (`transaction`);
+both answer the same contract. Reads outside transactions share one pipelined connection.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from jfs.errors import Conflict
+from jfs.meta.engines.redis import layout, scans
+from jfs.meta.engines.redis.connection import Command
+from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.startup import check_server
+from jfs.meta.engines.redis.transaction import WatchTx, plain_commands
+from jfs.meta.engines.redis.url import RedisAddress
+from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
+from jfs.meta.model.keys import ChunkKey, DirStatKey, Key, Session
+from jfs.meta.store.base import Tx
+from jfs.meta.store.page import StoredPage
+from jfs.meta.store.retry import TransactionRunner
+
+T = TypeVar("T")
+
+_CHUNK_BITS = 26
+_SEARCH_ABOVE = 10_000  # chunks of a file from which on a search of the database is cheaper than asking for each
+_OLD_SESSION_LIFE = 300  # seconds from a heartbeat record to its end (format §4.1.2)
+_KNOWN_STATS = 65536
+
+
+class RedisStore(TransactionRunner):
+    """A volume's records in one Redis server."""
+
+    name = "redis"
+    initial_counters: Mapping[str, int] = {}
+
+    def __init__(self, address: RedisAddress) -> None:
+        super().__init__()
+        self._address = str(address)
+        self._link = Link(address)
+        # Directories that have a usage record. They keep it as long as they live, and inodes are never used again.
+        self._known_stats: set[DirStatKey] = set()
+
+    async def open(self) -> None:
+        """Connect and check the server. StoreUnavailable, CredentialsRefused."""
+        connection = await self._link.dial()
+        self._link.adopt(connection)
+        await check_server(connection, self._address)
+
+    async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
+        async with self._link.borrow() as connection:
+            tx = WatchTx(connection, self._address)
+            try:
+                result = await operation(tx)
+            except Conflict:
+                await tx.unwatch()
+                raise
+            except Exception:
+                if tx.is_torn:
+                    await tx.check()
+                else:
+                    await tx.unwatch()
+                raise
+            if not tx.changes_anything():
+                if tx.batches > 1:
+                    await tx.check()
+                else:
+                    await tx.unwatch()
+                return result
+            commands = tx.commands()
+            if tx.stats:
+                await self._learn_stats(list(tx.stats))
+                commands = plain_commands(commands, self._known_stats)
+            await tx.commit(commands)
+            return result
+
+    async def _learn_stats(self, usages: list[DirStatKey]) -> None:
+        unknown = [key for key in usages if key not in self._known_stats]
+        if unknown:
+            replies = await self._link.read([(b"HEXISTS", layout.DIR_INODES, key.ino) for key in unknown])
+            if len(self._known_stats) > _KNOWN_STATS:
+                self._known_stats.clear()
+            self._known_stats.update(key for key, exists in zip(unknown, replies, strict=True) if exists)
+
+    async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
+        readings = [layout.READING[key.kind](key) for key in keys]
+        replies = await self._link.read([command for reading in readings for command in reading])
+        records = []
+        at = 0
+        for key, reading in zip(keys, readings, strict=True):
+            records.append(layout.DECODING[key.kind](key, replies[at : at + len(reading)]))
+            at += len(reading)
+        return tuple(records)
+
+    async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
+        (raw,) = await self._link.read([(b"HGET", layout.directory(parent), name)])
+        if raw is None:
+            return None
+        entry = unpack_entry(raw)
+        (attr,) = await self._link.read([(b"GET", layout.node(entry.ino))])
+        return entry, None if attr is None else unpack_attr(attr)
+
+    def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[StoredPage]:
+        return scans.list_directory(self._link, ino, plus)
+
+    async def allot(self, counter: str, count: int) -> int:
+        (last,) = await self._link.change([(b"INCRBY", layout.counter_name(counter), count)])
+        first: int = last - count + 1
+        return first
+
+    async def next_id(self, counter: str) -> int:
+        (value,) = await self._link.change([(b"INCR", layout.counter_name(counter))])
+        taken: int = value
+        return taken
+
+    async def sessions(self) -> AsyncIterator[tuple[int, Session]]:
+        everything: list[Command] = [
+            (b"ZRANGE", layout.SESSIONS, 0, -1, b"WITHSCORES"),
+            (b"ZRANGE", layout.OLD_SESSIONS, 0, -1, b"WITHSCORES"),
+            (b"HGETALL", layout.SESSION_INFOS),
+        ]
+        present, old, flat = await self._link.read(everything)
+        infos = dict(zip(flat[::2], flat[1::2], strict=True))
+        for life, pairs in ((0, present), (_OLD_SESSION_LIFE, old)):
+            for sid, raw in zip(pairs[::2], pairs[1::2], strict=True):
+                yield int(sid), Session((layout.score(raw) or 0) + life, infos.get(sid, b""))
+
+    async def sustained(self, sid: int) -> AsyncIterator[int]:
+        (members,) = await self._link.read([(b"SMEMBERS", layout.sustained(sid))])
+        for ino in members:
+            yield int(ino)
+
+    async def forget_session(self, sid: int) -> None:
+        await scans.forget_session(self._link, sid)
+
+    async def deleted_files(self) -> AsyncIterator[tuple[int, int, int]]:
+        (pairs,) = await self._link.read([(b"ZRANGE", layout.DELETED_FILES, 0, -1, b"WITHSCORES")])
+        for member, raw in zip(pairs[::2], pairs[1::2], strict=True):
+            ino, length = scans.split_pair(member, b":")
+            yield ino, length, layout.score(raw) or 0
+
+    async def delayed_slices(self) -> AsyncIterator[tuple[int, int, bytes]]:
+        seen: set[bytes] = set()
+        async for field, records in scans.hash_items(self._link, layout.DELAYED):
+            if field not in seen:
+                seen.add(field)
+                slice_id, since = scans.split_pair(field, b"_")
+                yield slice_id, since, records
+
+    async def unreferenced_slices(self) -> AsyncIterator[tuple[int, int]]:
+        seen: set[bytes] = set()
+        async for field, extra in scans.hash_items(self._link, layout.SLICE_REFS):
+            if extra.startswith(b"-") and field not in seen:
+                seen.add(field)
+                yield scans.split_slice_field(field)
+
+    async def chunk_indexes(self, ino: int, length: int | None = None) -> list[int]:
+        below = None if length is None else (length + (1 << _CHUNK_BITS) - 1) >> _CHUNK_BITS
+        if below is not None and below > _SEARCH_ABOVE:
+            below = None
+        return await scans.chunk_indexes(self._link, ino, below)
+
+    async def nodes(self) -> AsyncIterator[tuple[int, Attr]]:
+        async for ino, raw in scans.nodes(self._link):
+            yield ino, unpack_attr(raw)
+
+    async def chunks(self) -> AsyncIterator[tuple[int, int, bytes]]:
+        async for ino, indx, records in scans.chunks(self._link):
+            yield ino, indx, layout.joined(ChunkKey(ino, indx), records) or b""
+
+    async def is_blank(self) -> bool:
+        return await scans.is_blank(self._link)
+
+    async def reset(self) -> None:
+        self._known_stats.clear()
+        await scans.remove_volume(self._link)
+
+    async def close(self) -> None:
+        await self._link.close()

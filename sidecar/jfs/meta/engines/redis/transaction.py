@@ -1,0 +1,170 @@
+"""An attempt on Redis: reading commands with the replies they gave, and the list of commands a commit sends.
+
+`RedisTx` is what both ways to commit share. `WatchTx` is the real client's way (format §5.1): WATCH and the reads in one
+packet on a private connection, MULTI … EXEC in the next. The other way is in `script`. Invariant: `seen` has every reply
+the attempt rests on.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+from jfs.errors import Conflict, StoreUnavailable
+from jfs.meta.engines.redis import layout
+from jfs.meta.engines.redis.connection import Command, Connection, pack_all
+from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
+from jfs.meta.model.keys import DirStatKey, Key, ParentKey, XattrKey
+from jfs.meta.store.tracking import TrackedTx
+
+
+class RedisTx(TrackedTx):
+    """An attempt in terms of commands."""
+
+    __slots__ = ("batches", "seen")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[Command, Any] = {}
+        self.batches = 0  # round trips for reads
+
+    @abc.abstractmethod
+    async def _ask(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """Replies to reading commands in one round trip; Conflict when the attempt cannot go on."""
+
+    async def _fetch(self, keys: Sequence[Key[Any]]) -> Sequence[Any]:
+        readings = [layout.READING[key.kind](key) for key in keys]
+        commands = [command for reading in readings for command in reading]
+        replies = await self._ask(commands)
+        self.batches += 1
+        self.seen.update(zip(commands, replies, strict=True))
+        records = []
+        at = 0
+        for key, reading in zip(keys, readings, strict=True):
+            records.append(layout.DECODING[key.kind](key, replies[at : at + len(reading)]))
+            at += len(reading)
+        return records
+
+    async def _ask_one(self, command: Command) -> Any:
+        (reply,) = await self._ask([command])
+        self.batches += 1
+        self.seen[command] = reply
+        return reply
+
+    async def _fetch_count(self, ino: int, limit: int) -> int:
+        count: int = await self._ask_one((b"HLEN", layout.directory(ino)))
+        return min(count, limit)
+
+    async def _fetch_xattr_names(self, ino: int) -> list[bytes]:
+        names: list[bytes] = await self._ask_one((b"HKEYS", layout.xattrs(ino)))
+        return names
+
+    async def _fetch_parents(self, ino: int) -> dict[int, int]:
+        flat: list[bytes] = await self._ask_one((b"HGETALL", layout.parents(ino)))
+        counts = {int(parent): int(count) for parent, count in zip(flat[::2], flat[1::2], strict=True)}
+        return {parent: count for parent, count in counts.items() if count > 0}
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the reads were made by more than one command, so that others may have written in between."""
+        return len(self.seen) > 1
+
+    def commands(self) -> list[Command]:
+        """The writes. Removals come last where nothing depends on them: a server that is out of memory refuses additions
+        only, and a script stops at the first refusal."""
+        first: list[Command] = []
+        last: list[Command] = []
+        for ino in self.cleared_xattrs:
+            refilled = any(isinstance(key, XattrKey) and key.ino == ino for key in self.writes)
+            (first if refilled else last).append((b"DEL", layout.xattrs(ino)))
+        for ino in self.cleared_parents:
+            refilled = any(isinstance(key, ParentKey) and key.ino == ino for key in self.writes)
+            (first if refilled else last).append((b"DEL", layout.parents(ino)))
+        for key, record in self.writes.items():
+            if record is None:
+                last += layout.DELETING[key.kind](key)
+            else:
+                first += layout.PUTTING[key.kind](key, record)
+        first += [layout.adding(number, delta) for number, delta in self.adds.items()]
+        for usage, change in self.stats.items():
+            first += layout.adding_stat(usage, change)
+        for chunk, appended in self.appends.items():
+            first += [layout.appending(chunk, packed, existing_only) for packed, existing_only in appended]
+        return first + last
+
+
+class WatchTx(RedisTx):
+    """An attempt on a private connection that WATCHes what it reads."""
+
+    __slots__ = ("_address", "_connection", "_watched")
+
+    def __init__(self, connection: Connection, address: str) -> None:
+        super().__init__()
+        self._connection = connection
+        self._address = address
+        self._watched: set[Any] = set()
+
+    async def _ask(self, commands: Sequence[Command]) -> Sequence[Any]:
+        fresh = {command[1] for command in commands} - self._watched
+        self._watched |= fresh
+        watch: list[Command] = [(b"WATCH", *fresh)] if fresh else []
+        replies = await self._roundtrip([*watch, *commands])
+        if failure := first_error(replies):
+            self._raise(failure)
+        return replies[len(watch) :]
+
+    async def _roundtrip(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return await self._connection.request(pack_all(commands), len(commands))
+        except ConnectionLost as error:
+            raise Conflict from error  # nothing was written yet
+
+    def _raise(self, failure: ServerError) -> None:
+        if failure.passing:
+            raise Conflict from failure
+        raise converted(failure, self._address) from failure
+
+    async def check(self) -> None:
+        """Conflict unless everything read still holds. Ends the watching."""
+        if self._watched:
+            replies = await self._roundtrip([(b"MULTI",), (b"EXEC",)])
+            if failure := first_error(replies):
+                self._raise(failure)
+            self._watched.clear()
+            if replies[-1] is None:
+                raise Conflict
+
+    async def unwatch(self) -> None:
+        """End the watching; nothing was decided on what was read."""
+        if self._watched and not self._connection.lost:
+            await self._roundtrip([(b"UNWATCH",)])
+            self._watched.clear()
+
+    async def commit(self, commands: Sequence[Command]) -> None:
+        """MULTI … EXEC. StoreUnavailable when the connection breaks before the answer: the outcome is unknown."""
+        packet = pack_all([(b"MULTI",), *commands, (b"EXEC",)])
+        try:
+            replies = await self._connection.request(packet, len(commands) + 2)
+        except ConnectionLost as error:
+            if error.sent:
+                raise StoreUnavailable(f"{error}; whether the change was made is unknown") from error
+            raise Conflict from error
+        self._watched.clear()
+        if failure := first_error(replies):  # refused when it was queued, so nothing was done
+            self._raise(failure)
+        results = replies[-1]
+        if results is None:
+            raise Conflict
+        if failure := first_error(results):
+            raise converted(failure, self._address) from failure
+
+
+def plain_commands(commands: Sequence[Command], known: set[DirStatKey]) -> list[Command]:
+    """*commands* with the conditional additions made plain where the directory's usage is in *known*, else left out."""
+    plain: list[Command] = []
+    for command in commands:
+        if command[0] == layout.ADD_TO_EXISTING:
+            if DirStatKey(int(command[2])) in known:
+                plain.append((b"HINCRBY", *command[1:]))
+        else:
+            plain.append(command)
+    return plain

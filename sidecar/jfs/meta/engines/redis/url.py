@@ -1,0 +1,143 @@
+"""Addresses of Redis: `redis://`, `rediss://`, `unix://` with the real client's options (format §4.1.1).
+
+One server only; addresses of Sentinel and Cluster are refused with a sentence.
+"""
+
+import re
+import ssl
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from jfs.errors import ConfigError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """Where the server is and how to talk to it. Times in seconds. The password is not part of its text."""
+
+    host: str = ""
+    port: int = 6379
+    socket_path: str = ""
+    db: int = 0
+    user: str = ""
+    password: str = ""
+    tls: bool = False
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    tls_ca_cert_file: str = ""
+    tls_server_name: str = ""
+    insecure_skip_verify: bool = False
+    min_retry_backoff: float = 0.02
+    max_retry_backoff: float = 10.0
+    read_timeout: float = 30.0
+    write_timeout: float = 5.0
+
+    def __str__(self) -> str:
+        if self.socket_path:
+            return f"unix://{self.socket_path}?db={self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self})"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The TLS settings; ConfigError when a file cannot be used."""
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca_cert_file or None)
+            if self.tls_cert_file:
+                context.load_cert_chain(self.tls_cert_file, self.tls_key_file or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"the TLS files of the Redis address cannot be used: {error}") from error
+        if self.insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def parse_address(url: str, password: str = "") -> RedisAddress:
+    """Parse a whole URL; *password* fills in where it has none. ConfigError says what to change, without repeating the URL."""
+    scheme, _, rest = url.partition("://")
+    if "," in rest.partition("?")[0].rpartition("@")[2].partition("/")[0] and scheme != "unix":
+        raise ConfigError("addresses of Redis Sentinel or Cluster are not supported; give the address of one server")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError as error:
+        raise ConfigError(
+            "the host or port of the Redis address is malformed; write it as redis://host:6379/1"
+        ) from error
+    address = RedisAddress(
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or "") or password,
+        tls=scheme == "rediss",
+    )
+    if scheme == "unix":
+        path = unquote((parts.hostname or "") + parts.path)
+        if not path:
+            raise ConfigError("the Redis address names no socket; write it as unix:///run/redis.sock?db=1")
+        address = replace(address, socket_path=path)
+    else:
+        if not parts.hostname:
+            raise ConfigError("the Redis address names no host; write it as redis://host:6379/1")
+        address = replace(address, host=parts.hostname, port=port, db=_database(parts.path.strip("/")))
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        address = _with_option(address, name, value)
+    if address.tls_key_file and not address.tls_cert_file:
+        raise ConfigError("tls-key-file needs tls-cert-file in the Redis address")
+    return address
+
+
+def _database(text: str) -> int:
+    if not text:
+        return 0
+    if not text.isdigit():
+        raise ConfigError(f"the database {text!r} of the Redis address must be a number")
+    return int(text)
+
+
+def _with_option(address: RedisAddress, name: str, value: str) -> RedisAddress:
+    match name:
+        case "db":
+            return replace(address, db=_database(value))
+        case "min-retry-backoff":
+            return replace(address, min_retry_backoff=_seconds(name, value))
+        case "max-retry-backoff":
+            return replace(address, max_retry_backoff=_seconds(name, value))
+        case "read-timeout":
+            return replace(address, read_timeout=_seconds(name, value))
+        case "write-timeout":
+            return replace(address, write_timeout=_seconds(name, value))
+        case "tls-cert-file":
+            return replace(address, tls_cert_file=value)
+        case "tls-key-file":
+            return replace(address, tls_key_file=value)
+        case "tls-ca-cert-file":
+            return replace(address, tls_ca_cert_file=value)
+        case "tls-server-name":
+            return replace(address, tls_server_name=value)
+        case "insecure-skip-verify":
+            return replace(address, insecure_skip_verify=value.lower() in ("", "1", "t", "true", "yes", "on"))
+        case "route-read":
+            if value not in ("", "master"):
+                raise ConfigError(
+                    "route-read needs replicas, which are not supported; remove it from the Redis address"
+                )
+            return address
+        case _:
+            raise ConfigError(f"the option {name!r} of the Redis address is not supported; remove it")
+
+
+def _seconds(name: str, value: str) -> float:
+    pieces = _DURATION.findall(value)
+    if not value or "".join(number + unit for number, unit in pieces) != value:
+        raise ConfigError(f"{name}={value} in the Redis address is no duration; write it as 30s or 20ms")
+    total = sum(float(number) * _UNITS[unit] for number, unit in pieces)
+    if total <= 0:
+        raise ConfigError(f"{name}={value} in the Redis address must be more than 0")
+    return total

@@ -1,6 +1,7 @@
 """Databases for the record store's tests: every engine by name, each opened by any number of clients at once.
 
-`redis` needs a redis-server on this machine; one is started for each database, on a socket in a directory of its own.
+`redis` commits by scripts, `redis-watch` as if the server did not allow them. Both need a redis-server on this machine; one
+is started for each database, on a socket in a directory of its own.
 """
 
 import asyncio
@@ -8,16 +9,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from jfs.meta.connect import connect
+from jfs.meta.engines.redis.store import RedisStore
+from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import Store
 
 FAST = ["memory", "sqlite3"]
-ALL = [*FAST, pytest.param("redis", marks=pytest.mark.real)]
+REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch")]
+ALL = [*FAST, *REDIS]
 
 OpenClient = Callable[[], Awaitable[Store]]
 
@@ -64,27 +68,25 @@ async def _accepts(socket: Path) -> bool:
 @asynccontextmanager
 async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
     """A blank database of *engine*; call what is yielded once for each client. All clients are closed at the end."""
-    clients: list[Store] = []
+    async with AsyncExitStack() as stack:
+        if engine == "memory":
+            url = f"memory://{folder}"
+        elif engine == "sqlite3":
+            url = f"sqlite3://{folder}/meta.db"
+        else:
+            url = f"unix://{await stack.enter_async_context(redis_server())}?db=1"
 
-    async def serve(url: str) -> AsyncIterator[OpenClient]:
         async def open_client() -> Store:
-            clients.append(await connect(url))
-            return clients[-1]
+            if engine == "redis-watch":
+                redis = RedisStore(parse_address(url), use_scripts=False)
+                await redis.open()
+                store: Store = redis
+            else:
+                store = await connect(url)
+            stack.push_async_callback(store.close)
+            return store
 
-        try:
-            yield open_client
-        finally:
-            for client in clients:
-                await client.close()
-
-    if engine == "redis":
-        async with redis_server() as socket:
-            async for opener in serve(f"unix://{socket}?db=1"):
-                yield opener
-    else:
-        url = f"memory://{folder}" if engine == "memory" else f"sqlite3://{folder}/meta.db"
-        async for opener in serve(url):
-            yield opener
+        yield open_client
 
 
 def directory(nlink: int = 2, parent: int = 1, mtime: int = 1_700_000_000) -> Attr:

@@ -11,10 +11,11 @@ from jfs.errors import Conflict
 from jfs.meta.engines.redis import layout, scans
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.script import Scripts, lookup_plainly
 from jfs.meta.engines.redis.startup import check_server
 from jfs.meta.engines.redis.transaction import WatchTx, plain_commands
 from jfs.meta.engines.redis.url import RedisAddress
-from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
+from jfs.meta.model.attr import Attr, Entry, unpack_attr
 from jfs.meta.model.keys import ChunkKey, DirStatKey, Key, Session
 from jfs.meta.store.base import Tx
 from jfs.meta.store.page import StoredPage
@@ -34,8 +35,10 @@ class RedisStore(TransactionRunner):
     name = "redis"
     initial_counters: Mapping[str, int] = {}
 
-    def __init__(self, address: RedisAddress) -> None:
+    def __init__(self, address: RedisAddress, *, use_scripts: bool = True) -> None:
         super().__init__()
+        self._use_scripts = use_scripts
+        self._scripts: Scripts
         self._address = str(address)
         self._link = Link(address)
         # Directories that have a usage record. They keep it as long as they live, and inodes are never used again.
@@ -45,9 +48,19 @@ class RedisStore(TransactionRunner):
         """Connect and check the server. StoreUnavailable, CredentialsRefused."""
         connection = await self._link.dial()
         self._link.adopt(connection)
-        await check_server(connection, self._address)
+        major = await check_server(connection, self._address)
+        self._scripts = Scripts(self._link, self._address, major)
+        if self._use_scripts:
+            await self._scripts.load(connection)
+        else:
+            self._scripts.usable = False
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
+        if self._scripts.usable:
+            return await self._scripts.attempt(operation, number)
+        return await self._attempt_watching(operation)
+
+    async def _attempt_watching(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         async with self._link.borrow() as connection:
             tx = WatchTx(connection, self._address)
             try:
@@ -93,12 +106,9 @@ class RedisStore(TransactionRunner):
         return tuple(records)
 
     async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
-        (raw,) = await self._link.read([(b"HGET", layout.directory(parent), name)])
-        if raw is None:
-            return None
-        entry = unpack_entry(raw)
-        (attr,) = await self._link.read([(b"GET", layout.node(entry.ino))])
-        return entry, None if attr is None else unpack_attr(attr)
+        if self._scripts.usable:
+            return await self._scripts.lookup(parent, name)
+        return await lookup_plainly(self._link, self._scripts.cache, parent, name)
 
     def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[StoredPage]:
         return scans.list_directory(self._link, ino, plus)
@@ -173,6 +183,7 @@ class RedisStore(TransactionRunner):
 
     async def reset(self) -> None:
         self._known_stats.clear()
+        self._scripts.cache.clear()
         await scans.remove_volume(self._link)
 
     async def close(self) -> None:

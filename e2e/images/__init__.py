@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e import cache, tools
-from e2e.images import archive
+from e2e.images import archive, product
 from e2e.progress import step
 
 NAMES = {
@@ -19,7 +19,10 @@ NAMES = {
     "busybox": "localhost/busybox:1",
     "redis": "localhost/redis:1",
     "seaweedfs": "localhost/seaweedfs:1",
+    "sidecar": "localhost/juicefs-sidecar:dev",
+    "operator": "localhost/juicefs-operator:dev",
 }
+PRODUCT = ("sidecar", "operator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ _RECIPES = {
 
 def path(name: str) -> Path:
     """The image's archive; makes it now if it is not kept."""
+    if name in PRODUCT:
+        return product.archive(name, NAMES[name])
     recipe = _RECIPES[name]
     source = Path(archive.__file__).read_bytes(), Path(__file__).read_bytes()
     # a program is told by its size and date: reading them all would cost seconds each time

@@ -118,14 +118,16 @@ subjects:
     namespace: {{ (index . 0).Release.Namespace }}
 {{- end }}
 
-{{/* Metadata of a workload's pods below `template:`; the argument is the list (root, component, its section of the values). */}}
+{{/* Metadata of a workload's pods below `template:`; the argument is the list (root, component, its section of the values).
+Without the chart's version: a release that changes nothing for a workload must not restart it. */}}
 {{- define "juicefs.podMetadata" -}}
+{{- $root := index . 0 -}}{{- $section := index . 2 -}}
 labels:
-  {{- include "juicefs.labels" . | nindent 2 }}
-  {{- with (index . 2).podLabels }}
+  {{- include "juicefs.selector" . | nindent 2 }}
+  {{- with merge (dict) $section.podLabels $root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with (index . 2).podAnnotations }}
+{{- with $section.podAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

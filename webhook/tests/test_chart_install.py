@@ -1,0 +1,303 @@
+"""The chart on a real API server: it is accepted, its rights suffice and go no further, pods come out as they should.
+
+No node is needed for that: the webhook runs on this machine with its ServiceAccount's rights and its Deployment's command
+line, and the API server calls it through its Service.
+"""
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from webhook_control_plane import ControlPlane, control_plane, free_port, own_address, process, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "juicefs-sidecar"
+SYSTEM = "juicefs-system"
+DRIVER = "sidecar.juicefs.io"
+
+
+@dataclass
+class Installed:
+    cluster: ControlPlane
+    port: int
+    health: int
+
+    def upgrade(self, *arguments: str) -> None:
+        self.cluster.helm("upgrade", "juicefs", str(CHART), "-n", SYSTEM, *self.values, *arguments)
+
+    @property
+    def values(self) -> list[str]:
+        return [f"--set=webhook.port={self.port}", f"--set=webhook.healthPort={self.health}"]
+
+    def namespace(self, name: str, **labels: str) -> str:
+        """A namespace with what its controllers would put there."""
+        document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        assert self.cluster.create(document).returncode == 0
+        self.cluster.kubectl("create", "serviceaccount", "default", "-n", name)
+        return name
+
+    def volume(self, namespace: str, name: str) -> None:
+        """A volume as the operator leaves it."""
+        wish = json.dumps({"resources": {"requests": {"memory": "1024Mi"}}})
+        documents: list[dict[str, Any]] = [
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": f"pv-{namespace}-{name}", "annotations": {"juicefs.io/sidecar": wish}},
+                "spec": {
+                    "capacity": {"storage": "1Gi"},
+                    "accessModes": ["ReadWriteMany"],
+                    "csi": {"driver": DRIVER, "volumeHandle": f"{namespace}-{name}"},
+                },
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "accessModes": ["ReadWriteMany"],
+                    "storageClassName": "",
+                    "volumeName": f"pv-{namespace}-{name}",
+                    "resources": {"requests": {"storage": "1Gi"}},
+                },
+            },
+        ]
+        for document in documents:
+            answer = self.cluster.create(document)
+            assert answer.returncode == 0, answer.stderr
+
+    def pod(self, namespace: str, name: str, claim: str = "data", **metadata: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, **metadata},
+            "spec": {
+                "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 1000},
+                "initContainers": [
+                    {"name": "init", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+                ],
+                "containers": [{"name": "app", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+            },
+        }
+
+    def created(self, document: dict[str, Any], *arguments: str) -> dict[str, Any]:
+        answer = self.cluster.create(document, *arguments)
+        assert answer.returncode == 0, answer.stderr
+        pod: dict[str, Any] = json.loads(answer.stdout)
+        return pod
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with control_plane(tmp_path_factory.mktemp("control-plane")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: ControlPlane) -> Iterator[Installed]:
+    """The chart installed, its webhook running here and trusted."""
+    chart = Installed(cluster, free_port(), free_port())
+    cluster.helm("install", "juicefs", str(CHART), "-n", SYSTEM, "--create-namespace", *chart.values)
+    point_service_here(cluster, chart.port)
+    deployment = cluster.get("deployment", "juicefs-webhook", "-n", SYSTEM)
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    program = str(Path(sys.executable).with_name(container["command"][0]))
+    kubeconfig = cluster.service_account(SYSTEM, "juicefs-webhook")
+    log = cluster.folder / "webhook.log"
+    with process([program, *container["args"], "--drain-seconds=0"], log, KUBECONFIG=str(kubeconfig)) as webhook:
+        until(lambda: webhook.poll() is None and ready(chart.health), 60, log.read_text)
+        yield chart
+
+
+def ready(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            return b" 200 " in connection.recv(100)
+    except OSError:
+        return False
+
+
+def point_service_here(cluster: ControlPlane, port: int) -> None:
+    document = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "juicefs-webhook-here",
+            "namespace": SYSTEM,
+            "labels": {"kubernetes.io/service-name": "juicefs-webhook"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [own_address()], "conditions": {"ready": True}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    }
+    answer = cluster.create(document)
+    assert answer.returncode == 0, answer.stderr
+
+
+def sidecar_of(pod: dict[str, Any]) -> dict[str, Any] | None:
+    containers = pod["spec"].get("initContainers", [])
+    return next((each for each in containers if each["name"] == "juicefs-sidecar"), None)
+
+
+def test_pod_comes_out_injected_and_valid(installed: Installed) -> None:
+    team = installed.namespace("labelled", **{"juicefs.io/inject": "enabled"})
+    installed.volume(team, "data")
+    pod = installed.created(installed.pod(team, "web"))
+    assert [each["name"] for each in pod["spec"]["initContainers"]] == ["juicefs-sidecar", "init"]
+    sidecar = sidecar_of(pod)
+    assert sidecar is not None
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["securityContext"]["runAsNonRoot"] is False
+    assert sidecar["image"] == "juicefs-sidecar:0.1.0"
+    assert sidecar["resources"]["requests"] == {"memory": "1Gi"}
+    for container in (pod["spec"]["containers"][0], pod["spec"]["initContainers"][1]):
+        assert container["volumeMounts"][0]["mountPropagation"] == "HostToContainer"
+    assert pod["metadata"]["labels"] == {"juicefs.io/injected": "true"}
+    assert pod["spec"]["volumes"][0] == {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+    # A copy of the stored pod, as `kubectl debug --copy-to` makes it, is left as it is.
+    copy = installed.pod(team, "copy", labels=pod["metadata"]["labels"], annotations=pod["metadata"]["annotations"])
+    copy["spec"] = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+    again = installed.created(copy)
+    assert sidecar_of(again) == sidecar
+    assert again["spec"]["volumes"] == pod["spec"]["volumes"]
+
+
+def test_dry_run_on_the_server_shows_the_patch_and_makes_nothing(installed: Installed) -> None:
+    team = installed.namespace("dry", **{"juicefs.io/inject": "enabled"})
+    installed.volume(team, "data")
+    before = {kind: len(installed.cluster.get(kind, "-A")["items"]) for kind in ("pods", "pv", "pvc", "secrets")}
+    assert sidecar_of(installed.created(installed.pod(team, "web"), "--dry-run=server")) is not None
+    after = {kind: len(installed.cluster.get(kind, "-A")["items"]) for kind in ("pods", "pv", "pvc", "secrets")}
+    assert after == before
+
+
+def test_only_labelled_namespaces_and_willing_pods(installed: Installed) -> None:
+    plain = installed.namespace("plain")
+    installed.volume(plain, "data")
+    assert sidecar_of(installed.created(installed.pod(plain, "web"))) is None
+
+    other = installed.namespace("csi-label", **{"juicefs.com/enable-injection": "true"})
+    installed.volume(other, "data")
+    assert sidecar_of(installed.created(installed.pod(other, "web"))) is not None
+    opted_out = installed.pod(other, "out", labels={"juicefs.io/inject": "disabled"})
+    assert sidecar_of(installed.created(opted_out)) is None
+
+    installed.cluster.kubectl("label", "namespace", SYSTEM, "juicefs.io/inject=enabled")
+    installed.cluster.kubectl("create", "serviceaccount", "default", "-n", SYSTEM)
+    installed.volume(SYSTEM, "data")
+    assert sidecar_of(installed.created(installed.pod(SYSTEM, "web"))) is None
+
+
+def test_claims_that_are_not_there_yet(installed: Installed) -> None:
+    team = installed.namespace("future", **{"juicefs.io/inject": "enabled"})
+    answer = installed.cluster.create(installed.pod(team, "early", claim="nowhere"))
+    assert answer.returncode == 0
+    assert "PersistentVolumeClaim future/nowhere does not exist" in answer.stderr
+    custom = {
+        "apiVersion": "juicefs.io/v1alpha1",
+        "kind": "JuiceFSVolume",
+        "metadata": {"name": "soon", "namespace": team},
+        "spec": {"secretRef": {"name": "credentials"}, "sidecar": {"resources": {"limits": {"memory": "3Gi"}}}},
+    }
+    answer = installed.cluster.create(custom)
+    assert answer.returncode == 0, answer.stderr
+    sidecar = sidecar_of(installed.created(installed.pod(team, "web", claim="soon")))
+    assert sidecar is not None
+    assert sidecar["resources"]["limits"] == {"memory": "3Gi"}
+
+
+def test_refusal_reaches_the_user_as_a_sentence(installed: Installed) -> None:
+    team = installed.namespace("refused", **{"juicefs.io/inject": "enabled"})
+    installed.volume(team, "data")
+    pod = installed.pod(team, "web")
+    pod["spec"]["hostUsers"] = False
+    answer = installed.cluster.create(pod)
+    assert answer.returncode != 0
+    assert "JuiceFS sidecar: the pod asks for a user namespace of its own" in answer.stderr
+
+
+def test_upgrade_keeps_certificates_and_trust(installed: Installed) -> None:
+    secret = installed.cluster.get("secret", "juicefs-webhook-tls", "-n", SYSTEM)
+    assert set(secret["data"]) == {"ca.crt", "ca.key", "tls.crt", "tls.key"}
+    configuration = installed.cluster.get("mutatingwebhookconfiguration", "juicefs-webhook")
+    bundles = [each["clientConfig"]["caBundle"] for each in configuration["webhooks"]]
+    assert all(bundles)
+    installed.upgrade("--set=commonLabels.team=storage", "--set=webhook.timeoutSeconds=7")
+    after = installed.cluster.get("mutatingwebhookconfiguration", "juicefs-webhook")
+    assert after["metadata"]["labels"]["team"] == "storage"
+    assert [each["timeoutSeconds"] for each in after["webhooks"]] == [7, 7]
+    assert [each["clientConfig"]["caBundle"] for each in after["webhooks"]] == bundles
+    assert installed.cluster.get("secret", "juicefs-webhook-tls", "-n", SYSTEM)["data"] == secret["data"]
+
+
+@pytest.mark.parametrize(
+    ("account", "allowed", "forbidden"),
+    [
+        (
+            "juicefs-webhook",
+            ["get pvc -A", "list pv", "get secret/juicefs-webhook-tls", "get juicefsvolumes -A"],
+            [
+                "list secrets",
+                "get secret/other",
+                "create secrets",
+                "delete secret/juicefs-webhook-tls",
+                "list pvc -A",
+                "patch mutatingwebhookconfiguration/other",
+                "create pods",
+                "delete pv",
+            ],
+        ),
+        (
+            "juicefs-node",
+            ["get pods -A", "create events", "patch events"],
+            ["list pods", "get secrets", "list secrets -A", "get pv", "delete pods", "update nodes"],
+        ),
+        (
+            "juicefs-operator",
+            [
+                "list secrets -A",
+                "create secrets",
+                "patch secrets",
+                "delete secrets",
+                "create pv",
+                "delete pvc -A",
+                "patch juicefsvolumes --subresource=status -A",
+                "patch juicefssecrets --subresource=status -A",
+                "update lease/juicefs-operator",
+                "create leases",
+                "watch events -A",
+            ],
+            [
+                "create secrets -A",
+                "delete secrets -n default",
+                "create pods",
+                "delete pods -A",
+                "delete juicefsvolumes -A",
+                "update lease/other",
+                "get nodes",
+            ],
+        ),
+    ],
+)
+def test_rights_suffice_and_go_no_further(
+    installed: Installed, account: str, allowed: list[str], forbidden: list[str]
+) -> None:
+    def may(question: str) -> bool:
+        words = question.split()
+        if "-n" not in words and "-A" not in words:
+            words += ["-n", SYSTEM]
+        who = f"--as=system:serviceaccount:{SYSTEM}:{account}"
+        answer = installed.cluster.run(Path(sys.executable).with_name("kubectl"), "auth", "can-i", *words, who)
+        assert answer.stdout.strip() in ("yes", "no"), answer.stderr
+        return answer.stdout.strip() == "yes"
+
+    assert [question for question in allowed if not may(question)] == []
+    assert [question for question in forbidden if may(question)] == []

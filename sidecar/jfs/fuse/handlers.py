@@ -1,0 +1,434 @@
+"""The request handlers, host-neutral: what each FUSE operation means in terms of metadata, data and open files.
+
+Every handler is a coroutine that takes the caller first, then the protocol's arguments in the order that the access log
+shows them by; it returns records or raises FsError. The kernel's node id is the inode, except that node 1 is whatever the
+mount shows as its root (`--subdir`); the translation is done here and nowhere below. An answer that is cached completes
+without suspending: hosts answer it at once.
+
+Concurrency: any number of handlers run in one event loop. Per inode: a read waits until what this mount wrote is committed;
+truncate holds writes back; a time set explicitly waits for pending writes, whose commit would set another.
+"""
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from jfs.chunk.reader import Reader
+from jfs.chunk.writer import Writer
+from jfs.errors import FsError
+from jfs.format import constants
+from jfs.format.constants import ROOT, SPECIAL, TRASH
+from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Opened, SetAttr, Timeouts
+from jfs.meta.model.attr import Attr
+from jfs.meta.volume import Caller, Meta, StatFS
+from jfs.vfs.access_log import AccessLog
+from jfs.vfs.directories import Directories, DirectoryHandle, Item
+from jfs.vfs.files import Files
+from jfs.vfs.virtual import VirtualFiles
+
+_MAX_XATTR: Final = 65536
+_WRITES: Final = os.O_WRONLY | os.O_RDWR
+_EXCHANGE: Final = 2
+
+
+class Handlers:
+    """The handlers of one mount."""
+
+    def __init__(
+        self,
+        meta: Meta,
+        writer: Writer,
+        reader: Reader,
+        log: AccessLog,
+        virtual: VirtualFiles,
+        *,
+        timeouts: Timeouts,
+        xattrs: bool,
+        readdir_cache: bool = False,
+        access_checked: bool = True,
+    ) -> None:
+        self.meta = meta
+        self.log = log
+        self.timeouts = timeouts
+        self.xattrs = xattrs
+        self.files = Files(writer, reader)
+        self.directories = Directories(lambda: self.files.new_number(read_only=True))
+        self._writer = writer
+        self._reader = reader
+        self._virtual = virtual
+        self._root = meta.root
+        self._readdir_cache = readdir_cache
+        self._listed: dict[int, tuple[int, int]] = {}  # readdir-cache: mtime of directories at their last opendir
+        self._access_checked = access_checked  # the kernel's default_permissions already did
+
+    # -- names and attributes ---------------------------------------------------------------------------------
+
+    async def lookup(self, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
+        """The inode of a name and its attributes."""
+        virtual = self._virtual
+        if parent == ROOT:
+            ino = virtual.names.get(name)
+            if ino is not None:
+                return ino, virtual.attr(ino)
+            parent = self._root
+        elif name == virtual.control_name:
+            return constants.CONTROL_INO, virtual.attr(constants.CONTROL_INO)
+        files = self.files
+        since = files.changes
+        ino, attr = await self.meta.lookup(caller, parent, name)
+        return (ino, files.seen(ino, attr, since)) if ino in files.by_inode else (ino, attr)
+
+    async def getattr(self, caller: Caller, ino: int, fh: int | None = None) -> Attr:
+        """The attributes of an inode."""
+        if ino >= SPECIAL and (ino < TRASH or ino == TRASH):
+            return self._virtual.attr(ino)
+        if ino == ROOT:
+            ino = self._root
+        files = self.files
+        since = files.changes
+        attr = await self.meta.getattr(ino)
+        return files.seen(ino, attr, since) if ino in files.by_inode else attr
+
+    async def setattr(self, caller: Caller, ino: int, change: SetAttr, fh: int | None) -> Attr:
+        """Change attributes; the size by truncate, through the handle's right when *fh* is given."""
+        if ino >= SPECIAL:
+            raise FsError(errno.EPERM)
+        if ino == ROOT:
+            ino = self._root
+        files = self.files
+        attr: Attr | None = None
+        if change.valid & SIZE:
+            handle = files.find(fh)
+            if handle is not None and handle.writer is None:
+                raise FsError(errno.EACCES)
+            attr = await self._truncate(caller, ino, change.size, opened=handle is not None)
+        rest = change.change()
+        if rest is not None:
+            if change.valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW) and self._writer.is_dirty(ino):
+                await self._writer.settle(ino)
+            attr = await self.meta.setattr(caller, ino, rest)
+        self.directories.changed(ino)
+        since = files.changes
+        if attr is None:
+            attr = await self.meta.getattr(ino)
+        return files.seen(ino, attr, since)
+
+    async def _truncate(self, caller: Caller, ino: int, length: int, *, opened: bool) -> Attr:
+        if length >= constants.MAX_FILE:
+            raise FsError(errno.EFBIG)
+        async with self._writer.paused(ino):
+            attr = await self.meta.truncate(caller, ino, length, opened=opened)
+            self._reader.invalidate(ino)
+            self.files.truncated(ino, attr.length)
+        self.directories.changed(ino)
+        return attr
+
+    async def access(self, caller: Caller, ino: int, mask: int) -> None:
+        """access(2)."""
+        if ino < SPECIAL:
+            await self.meta.access(caller, self._root if ino == ROOT else ino, mask)
+
+    async def readlink(self, caller: Caller, ino: int) -> bytes:
+        """The target of a symbolic link."""
+        return await self.meta.readlink(ino)
+
+    def forget(self, nodes: Iterable[tuple[int, int]]) -> None:
+        """The kernel dropped its references; inodes are not kept for it, so nothing is to do."""
+
+    async def statfs(self, caller: Caller, ino: int) -> StatFS:
+        """Totals of the volume."""
+        return await self.meta.statfs()
+
+    # -- making and removing names ----------------------------------------------------------------------------
+
+    def _own_parent(self, parent: int, name: bytes, error: int) -> int:
+        """The directory to change; FsError(*error*) for virtual names of the root."""
+        if parent == ROOT:
+            if name in self._virtual.names:
+                raise FsError(error)
+            return self._root
+        return parent
+
+    async def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> tuple[int, Attr]:
+        """Make a file or special file; *mode* holds the type as stat(2)'s st_mode."""
+        parent = self._own_parent(parent, name, errno.EEXIST)
+        kind = _kind(mode)
+        ino, attr = await self.meta.mknod(caller, parent, name, kind, mode & 0o7777, rdev)
+        self.directories.added(parent, name)
+        return ino, attr
+
+    async def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> tuple[int, Attr]:
+        """Make a directory."""
+        parent = self._own_parent(parent, name, errno.EEXIST)
+        ino, attr = await self.meta.mkdir(caller, parent, name, mode & 0o7777)
+        self.directories.added(parent, name)
+        return ino, attr
+
+    async def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> tuple[int, Attr]:
+        """Make a symbolic link."""
+        parent = self._own_parent(parent, name, errno.EEXIST)
+        if len(target) >= constants.MAX_SYMLINK:
+            raise FsError(errno.ENAMETOOLONG)
+        ino, attr = await self.meta.symlink(caller, parent, name, target)
+        self.directories.added(parent, name)
+        return ino, attr
+
+    async def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> tuple[int, Attr]:
+        """Make another name of *ino*."""
+        if ino >= SPECIAL:
+            raise FsError(errno.EPERM)
+        parent = self._own_parent(parent, name, errno.EPERM)
+        since = self.files.changes
+        attr = await self.meta.link(caller, ino, parent, name)
+        self.directories.added(parent, name)
+        self.directories.changed(ino)
+        return ino, self.files.seen(ino, attr, since)
+
+    async def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
+        """Remove a name that is no directory."""
+        parent = self._own_parent(parent, name, errno.EPERM)
+        ino = await self.meta.unlink(caller, parent, name)
+        self.directories.removed(parent, name)
+        if ino:
+            self.directories.changed(ino)
+
+    async def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        parent = self._own_parent(parent, name, errno.EPERM)
+        await self.meta.rmdir(caller, parent, name)
+        self.directories.removed(parent, name)
+
+    async def rename(
+        self, caller: Caller, parent: int, name: bytes, newparent: int, newname: bytes, flags: int
+    ) -> None:
+        """renameat2(2) with NOREPLACE (1) and EXCHANGE (2)."""
+        parent = self._own_parent(parent, name, errno.EPERM)
+        newparent = self._own_parent(newparent, newname, errno.EPERM)
+        await self.meta.rename(caller, parent, name, newparent, newname, flags)
+        if flags & _EXCHANGE:
+            self.directories.added(parent, name)
+        else:
+            self.directories.removed(parent, name)
+        self.directories.added(newparent, newname)
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    async def open(self, caller: Caller, ino: int, flags: int) -> Opened:
+        """Open a file; with O_TRUNC it is emptied."""
+        if ino >= SPECIAL:
+            fh = self.files.new_number(read_only=True)
+            await self._virtual.open(ino, flags, fh)
+            return Opened(fh, direct_io=True)
+        files = self.files
+        since = files.changes
+        attr = await self.meta.open(caller, ino, flags)
+        attr = files.seen(ino, attr, since)
+        handle = files.open(ino, flags, attr)
+        if flags & os.O_TRUNC and flags & _WRITES:
+            try:
+                await self._truncate(caller, ino, 0, opened=True)
+            except BaseException:
+                await self._release(handle.fh)
+                raise
+            return Opened(handle.fh)
+        return Opened(handle.fh, keep_cache=files.keeps_cache(ino, attr))
+
+    async def create(self, caller: Caller, parent: int, name: bytes, mode: int, flags: int) -> tuple[int, Attr, Opened]:
+        """Make a file and open it; an existing one is opened unless O_EXCL is asked."""
+        parent = self._own_parent(parent, name, errno.EEXIST)
+        files = self.files
+        since = files.changes
+        ino, attr, created = await self.meta.create(caller, parent, name, mode & 0o7777, flags)
+        attr = files.seen(ino, attr, since)
+        self.directories.added(parent, name)
+        handle = files.open(ino, flags, attr)
+        if not created and flags & os.O_TRUNC and flags & _WRITES:
+            try:
+                attr = await self._truncate(caller, ino, 0, opened=True)
+            except BaseException:
+                await self._release(handle.fh)
+                raise
+        return ino, attr, Opened(handle.fh)
+
+    async def read(self, caller: Caller, ino: int, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Bytes of a file; fewer than *size* only at its end."""
+        if ino >= SPECIAL:
+            return await self._virtual.get(fh).read(offset, size)
+        handle = self.files.get(fh)
+        reader = handle.reader
+        if reader is None:
+            raise FsError(errno.EBADF)
+        if self._writer.is_dirty(handle.ino):
+            await self._writer.settle(handle.ino)
+        try:
+            return await reader.read(offset, size, handle.file.length)
+        except FsError as error:
+            if error.errno == errno.ENOENT:
+                raise FsError(errno.EBADF) from error
+            raise
+
+    async def write(self, caller: Caller, ino: int, fh: int, offset: int, data: memoryview | bytes) -> int:
+        """Take bytes; they are safe after the next flush, fsync or release."""
+        if ino >= SPECIAL:
+            return await self._virtual.get(fh).write(bytes(data))
+        handle = self.files.get(fh)
+        writer = handle.writer
+        if writer is None:
+            raise FsError(errno.EBADF)
+        size = len(data)
+        if offset + size > constants.MAX_FILE:
+            raise FsError(errno.EFBIG)
+        try:
+            await writer.write(offset, data)
+        except FsError as error:
+            raise _handle_error(error) from error
+        self.files.wrote(handle.file, offset + size)
+        self.directories.changed(handle.ino)
+        return size
+
+    async def flush(self, caller: Caller, ino: int, fh: int, owner: int) -> None:
+        """close(2) of one descriptor: what was written is uploaded and committed when this returns."""
+        if ino >= SPECIAL:
+            return
+        writer = self.files.get(fh).writer
+        if writer is not None:
+            try:
+                await writer.flush()
+            except FsError as error:
+                raise _handle_error(error) from error
+
+    async def fsync(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
+        """As flush."""
+        await self.flush(caller, ino, fh, 0)
+
+    async def release(self, caller: Caller, ino: int, fh: int) -> None:
+        """The last reference to an open file is gone."""
+        if ino >= SPECIAL:
+            self._virtual.release(fh)
+            return
+        await self._release(fh)
+
+    async def _release(self, fh: int) -> None:
+        handle = self.files.get(fh)
+        try:
+            if handle.reader is not None:
+                handle.reader.close()
+            if handle.writer is not None:
+                await handle.writer.close()
+        finally:
+            self.files.forget(handle)
+            await self.meta.release(handle.ino)
+
+    def inode_of(self, fh: int) -> int:
+        """The inode of an open handle, for hosts that are not told it; 0 when there is none."""
+        handle = self.files.find(fh)
+        return handle.ino if handle is not None else self._virtual.inode(fh) or self.directories.inode(fh)
+
+    # -- directories --------------------------------------------------------------------------------------------
+
+    async def opendir(self, caller: Caller, ino: int) -> Opened:
+        """Open a directory; nothing is read yet."""
+        shown = ino
+        if ino == ROOT:
+            ino = self._root
+        if not self._access_checked:
+            await self.meta.access(caller, ino, os.R_OK)
+        directory = self.directories.open(ino, lambda: self._first(shown))
+        if self._readdir_cache:
+            attr = await self.meta.getattr(ino)
+            now = (attr.mtime, attr.mtimensec)
+            keep = self._listed.get(ino) == now
+            self._listed[ino] = now
+            return Opened(directory.fh, keep_cache=keep, cache_directory=True)
+        return Opened(directory.fh)
+
+    def _first(self, ino: int) -> list[Item]:
+        first = self._virtual.listing() if ino == ROOT else []
+        return [*first, Item(b".", ino, constants.DIRECTORY, None), Item(b"..", ROOT, constants.DIRECTORY, None)]
+
+    async def readdir(self, caller: Caller, ino: int, fh: int, cookie: int, size: int, plus: bool) -> list[Item | None]:
+        """Entries from position *cookie* on, at most what *size* bytes of reply can hold; the item at index i has the next
+        cookie *cookie*+i+1, None stands for one that is gone."""
+        handle = self.directories.get(fh)
+        if cookie == 0:
+            await handle.start(self.meta.list_directory(caller, handle.ino, plus=plus))
+        count = size // (160 if plus else 32) + 1
+        await handle.fill(cookie + count)
+        items = handle.window(cookie, count, freshness=self.timeouts.attr)
+        return self.directories.current(handle, items)
+
+    async def releasedir(self, caller: Caller, ino: int, fh: int) -> None:
+        """Close a directory."""
+        handle: DirectoryHandle = self.directories.get(fh)
+        self.directories.close(fh)
+        await handle.close()
+
+    async def fsyncdir(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
+        """Nothing to do: names are durable when their operation returns."""
+
+    # -- extended attributes --------------------------------------------------------------------------------------
+
+    async def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        """Set an attribute; checks in the order of format §5.3 xattr."""
+        self._check_xattr(ino, name)
+        if len(value) > _MAX_XATTR:
+            raise FsError(errno.ERANGE)
+        await self.meta.setxattr(caller, self._root if ino == ROOT else ino, name, value, flags)
+
+    async def getxattr(self, caller: Caller, ino: int, name: bytes, size: int) -> bytes:
+        """The value; FsError(ENODATA) when there is none, ERANGE when it is longer than a *size* that is not 0."""
+        if ino >= SPECIAL or not self.xattrs or name.startswith(b"system.") or name in _SECURITY:
+            raise FsError(errno.ENODATA)
+        value = await self.meta.getxattr(ino, name)
+        if size and len(value) > size:
+            raise FsError(errno.ERANGE)
+        return value
+
+    async def listxattr(self, caller: Caller, ino: int, size: int) -> list[bytes]:
+        """The names; FsError(ERANGE) when they need more than a *size* that is not 0."""
+        if ino >= SPECIAL or not self.xattrs:
+            return []
+        names = await self.meta.listxattr(ino)
+        if size and sum(map(len, names)) + len(names) > size:
+            raise FsError(errno.ERANGE)
+        return names
+
+    async def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
+        """Remove an attribute; FsError(ENODATA) when there is none."""
+        self._check_xattr(ino, name)
+        await self.meta.removexattr(caller, self._root if ino == ROOT else ino, name)
+
+    def _check_xattr(self, ino: int, name: bytes) -> None:
+        if ino >= SPECIAL:
+            raise FsError(errno.EPERM)
+        if len(name) > 255:
+            raise FsError(errno.ERANGE)
+        if not name:
+            raise FsError(errno.EINVAL)
+        if not self.xattrs or name in _SECURITY or name.startswith(b"system."):
+            raise FsError(errno.ENOTSUP)
+
+
+# Names that need --enable-cap and --enable-selinux, or ACLs: none of them is served (format §5.3 xattr).
+_SECURITY: Final = frozenset((b"security.capability", b"security.selinux"))
+_KINDS: Final = {
+    0o100000: constants.FILE,
+    0: constants.FILE,
+    0o010000: constants.FIFO,
+    0o060000: constants.BLOCK_DEVICE,
+    0o020000: constants.CHAR_DEVICE,
+    0o140000: constants.SOCKET,
+}
+
+
+def _kind(mode: int) -> int:
+    kind = _KINDS.get(mode & 0o170000)
+    if kind is None:
+        raise FsError(errno.EINVAL)
+    return kind
+
+
+def _handle_error(error: FsError) -> FsError:
+    """Errors of metadata that mean a handle's file is gone are EBADF for its writer (format §5.6)."""
+    return FsError(errno.EBADF) if error.errno in (errno.ENOENT, errno.EPERM, errno.EINVAL) else error

@@ -1,0 +1,330 @@
+"""The host that speaks the FUSE protocol itself: reads requests from /dev/fuse, runs the handlers, writes the replies.
+
+One reader callback of the event loop takes a bounded burst of requests; a handler that does not have to wait is answered
+before the next request is read (`eager`). The receive buffer is reused: names and values are copied out by the decoders,
+and a write whose handler suspends keeps the buffer until it has ended, another one taking its place.
+Invariant: every request gets exactly one reply, except FORGET, BATCH_FORGET and INTERRUPT, which get none.
+Notifications to the kernel may block on locks that a request under way holds, so they are written by a thread of their own.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from jfs.fuse.accounting import Accounting, Operation, errno_of
+from jfs.fuse.handlers import Handlers
+from jfs.fuse.kernel import eager, protocol, session
+from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
+from jfs.meta.volume import Caller
+
+log = logging.getLogger("jfs.fuse")
+
+BURST: Final = 32  # requests taken before other tasks of the loop get their turn
+_HEADROOM: Final = 4096  # the kernel wants room for headers and names beside max_write
+_GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
+_DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
+_INTERRUPTIBLE: Final = frozenset(("lookup", "getattr", "read", "readdir", "readlink", "statfs", "getxattr"))
+
+
+class _Prepared(NamedTuple):
+    operation: Operation
+    handler: Callable[..., Any]
+    decode: protocol.Decoder
+    encode: protocol.Encoder
+
+
+class KernelHost:
+    """One mount served over /dev/fuse."""
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        accounting: Accounting,
+        spec: MountSpec,
+        *,
+        max_io: int = 1 << 20,
+        readahead_kib: int = 1024,
+    ) -> None:
+        self._handlers = handlers
+        self._accounting = accounting
+        self._spec = spec
+        self._max_io = max_io
+        self._readahead_kib = readahead_kib
+        self._valid = protocol.Valid.of(handlers.timeouts)
+        self._table = {
+            opcode: _Prepared(accounting.operation(name), getattr(handlers, name), decode, encode)
+            for opcode, (name, decode, encode) in protocol.OPERATIONS.items()
+        }
+        if not handlers.xattrs:  # the kernel then never asks again, nor looks for capabilities at each write
+            for opcode in (21, 22, 23, 24):
+                del self._table[opcode]
+        self._attached: Attached | None = None
+        self._fd = -1
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: dict[int, tuple[asyncio.Task[Any], str]] = {}
+        self._spare: list[bytearray] = []
+        self._take_buffer(bytearray(max_io + _HEADROOM))
+        self._ended: asyncio.Future[None] | None = None
+        self._agreed: asyncio.Future[None] | None = None
+        self.invalidator = _Notifier()
+
+    @property
+    def inflight(self) -> int:
+        """Requests whose handlers are waiting for something."""
+        return len(self._running)
+
+    def _take_buffer(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        self._view = memoryview(buffer)
+        self._vector = (buffer,)
+
+    async def mount(self) -> None:
+        """Attach the mountpoint; requests wait in the kernel until `serve`."""
+        self._attached = Attached(self._spec)
+        self._fd = self._attached.fd
+        self.invalidator.open(self._fd)
+
+    async def serve(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Answer requests until the file system is unmounted or `close`."""
+        loop = self._loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        self._agreed = loop.create_future()
+        loop.add_reader(self._fd, self._readable)
+
+        async def announce(agreed: asyncio.Future[None]) -> None:
+            await agreed
+            await asyncio.to_thread(set_read_ahead, self._spec.mountpoint, self._readahead_kib)
+            await ready()
+
+        announcement = asyncio.create_task(announce(self._agreed))
+        try:
+            await asyncio.wait((announcement, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if announcement.done():
+                announcement.result()
+            await self._ended
+        finally:
+            announcement.cancel()
+            await asyncio.gather(announcement, return_exceptions=True)
+            if self._fd >= 0:
+                loop.remove_reader(self._fd)
+
+    def unmount(self) -> None:
+        """Detach the mountpoint; what is open keeps working until it is closed, then `serve` returns."""
+        if self._attached is not None:
+            self._attached.detach()
+
+    async def close(self) -> None:
+        """Wait for the handlers under way, then give up the descriptor: the kernel fails what still comes."""
+        self._end()
+        for task, name in self._running.values():
+            if name in _INTERRUPTIBLE:
+                task.cancel()
+        running = [task for task, _ in self._running.values()]
+        if running:
+            await asyncio.wait(running)
+        self.invalidator.close()
+        self.unmount()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _end(self) -> None:
+        if self._loop is not None and self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        fd, readv, unpack = self._fd, os.readv, protocol.IN_HEADER.unpack_from
+        for _ in range(BURST):
+            try:
+                end = readv(fd, self._vector)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _GONE:
+                    self._end()
+                    return
+                if error.errno in _DROPPED:  # the request was interrupted before we had it
+                    continue
+                log.error("reading /dev/fuse failed: %s", error)
+                self._end()
+                return
+            if not end:
+                self._end()
+                return
+            _, opcode, unique, node, uid, gid, pid, _, _ = unpack(self._buffer)
+            prepared = self._table.get(opcode)
+            if prepared is not None:
+                self._request(prepared, unique, node, Caller(uid, gid, pid), end)
+            else:
+                self._special(opcode, unique, node, end)
+                if self._ended is None or self._ended.done():
+                    return
+
+    def _request(self, prepared: _Prepared, unique: int, node: int, caller: Caller, end: int) -> None:
+        started = time.perf_counter()
+        operation, handler, decode, _ = prepared
+        args = decode(node, self._view, end)
+        assert self._loop is not None
+        try:
+            result = eager.start(handler(caller, *args), self._loop)
+        except Exception as error:
+            self._failed(prepared, unique, caller, args, error, started)
+            return
+        if type(result) is eager.Waiting:
+            task = result.task
+            name = operation.name
+            self._running[unique] = (task, name)
+            buffer = None
+            if name == "write":  # its data lies in the buffer
+                buffer = self._buffer
+                self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
+            task.add_done_callback(lambda task: self._finished(task, prepared, unique, caller, args, started, buffer))
+            return
+        self._answer(prepared, unique, caller, args, result, started)
+
+    def _finished(
+        self,
+        task: asyncio.Task[Any],
+        prepared: _Prepared,
+        unique: int,
+        caller: Caller,
+        args: protocol.Arguments,
+        started: float,
+        buffer: bytearray | None,
+    ) -> None:
+        del self._running[unique]
+        if task.cancelled():
+            self._reply_error(unique, errno.EINTR)
+            self._accounting.finish(prepared.operation, caller, args, None, errno.EINTR, started)
+        elif (error := task.exception()) is not None:
+            self._failed(prepared, unique, caller, args, error, started)
+        else:
+            self._answer(prepared, unique, caller, args, task.result(), started)
+        if buffer is not None and len(self._spare) < 4:
+            self._spare.append(buffer)
+
+    def _answer(
+        self, prepared: _Prepared, unique: int, caller: Caller, args: protocol.Arguments, result: Any, started: float
+    ) -> None:
+        self._reply(unique, prepared.encode(result, args, self._valid))
+        self._accounting.finish(prepared.operation, caller, args, result, 0, started)
+
+    def _failed(
+        self,
+        prepared: _Prepared,
+        unique: int,
+        caller: Caller,
+        args: protocol.Arguments,
+        error: BaseException,
+        started: float,
+    ) -> None:
+        number = errno_of(error, prepared.operation.name, args)
+        if number == errno.ENOENT and prepared.operation.name == "lookup" and self._valid.negative is not None:
+            self._reply(unique, protocol.negative_out(self._valid.negative))
+        else:
+            self._reply_error(unique, number)
+        self._accounting.finish(prepared.operation, caller, args, None, number, started)
+
+    def _reply(self, unique: int, body: protocol.Reply) -> None:
+        try:
+            os.writev(self._fd, (protocol.OUT_HEADER.pack(16 + len(body), 0, unique), body))
+        except OSError as error:
+            self._not_written(error)
+
+    def _reply_error(self, unique: int, number: int) -> None:
+        try:
+            os.write(self._fd, protocol.OUT_HEADER.pack(16, -number, unique))
+        except OSError as error:
+            self._not_written(error)
+
+    def _not_written(self, error: OSError) -> None:
+        if error.errno in _GONE:
+            self._end()
+        elif error.errno not in _DROPPED:  # ENOENT: the request was interrupted meanwhile
+            log.error("a reply was refused by the kernel: %s", error)
+
+    def _special(self, opcode: int, unique: int, node: int, end: int) -> None:
+        """The requests that are not for the handlers."""
+        if opcode in (protocol.FORGET, protocol.BATCH_FORGET):
+            self._handlers.forget(protocol.forgotten(opcode, node, self._view))
+        elif opcode == protocol.INTERRUPT:
+            found = self._running.get(protocol.interrupted(self._view))
+            if (
+                found is not None and found[1] in _INTERRUPTIBLE
+            ):  # a change under way is not torn: it ends, and is answered
+                found[0].cancel()
+        elif opcode == protocol.INIT:
+            self._initialise(unique, end)
+        elif opcode == protocol.DESTROY:
+            self._reply(unique, b"")
+            self._end()
+        else:
+            self._reply_error(unique, errno.ENOSYS)
+
+    def _initialise(self, unique: int, end: int) -> None:
+        assert self._agreed is not None
+        try:
+            reply, agreed = session.answer(unique, self._view[protocol.HEADER : end], self._max_io)
+        except MountError as error:
+            self._reply_error(unique, errno.EPROTO)
+            self._agreed.set_exception(error)
+            self._end()
+            return
+        os.write(self._fd, reply)
+        log.debug("FUSE 7.%d, flags %#x, requests of %d bytes", agreed.minor, agreed.flags, agreed.max_write)
+        if not self._agreed.done():
+            self._agreed.set_result(None)
+
+
+class _Notifier:
+    """Notes to the kernel, written by a thread that starts with the first one."""
+
+    def __init__(self) -> None:
+        self._notes: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._fd = -1
+
+    def open(self, fd: int) -> None:
+        self._fd = fd
+
+    def entry(self, parent: int, name: bytes) -> None:
+        """The name is not what it was."""
+        self._note(protocol.invalidate_entry(parent, name))
+
+    def inode(self, ino: int) -> None:
+        """Attributes and pages of the inode are not what they were."""
+        self._note(protocol.invalidate_inode(ino))
+
+    def _note(self, note: bytes) -> None:
+        if self._fd < 0:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
+            self._thread.start()
+        self._notes.put(note)
+
+    def _run(self) -> None:
+        while (note := self._notes.get()) is not None:
+            try:
+                os.write(self._fd, note)
+            except OSError as error:
+                if error.errno in _GONE:
+                    return
+                if error.errno not in (errno.ENOENT, *_DROPPED):  # ENOENT: the kernel had nothing cached
+                    log.warning("a note to the kernel was refused: %s", error)
+
+    def close(self) -> None:
+        self._fd = -1
+        if self._thread is not None:
+            self._notes.put(None)
+            self._thread.join(timeout=1.0)

@@ -1,0 +1,77 @@
+"""The INIT handshake of our own host: what this server wants of the kernel, and the answer that says so.
+
+Chosen for throughput and for what the handlers guarantee: requests of up to 1 MiB (256 pages), 64 of them in the background,
+reads in parallel, O_TRUNC within open (one request less), readdirplus where the kernel finds it useful, symbolic links
+cached (their targets never change), and pages dropped when time or length of a file turn out to have changed elsewhere.
+No locks and no POSIX ACLs: the kernel keeps advisory locks local to the machine.
+"""
+
+import struct
+from typing import Final, NamedTuple
+
+from jfs.fuse.kernel.protocol import OUT_HEADER
+from jfs.fuse.mounting import MountError
+
+_INIT_IN = struct.Struct("<IIIII44x")
+_INIT_IN_OLD = struct.Struct("<IIII")
+_INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
+
+ASYNC_READ = 1 << 0
+ATOMIC_O_TRUNC = 1 << 3
+BIG_WRITES = 1 << 5
+AUTO_INVAL_DATA = 1 << 12
+DO_READDIRPLUS = 1 << 13
+READDIRPLUS_AUTO = 1 << 14
+ASYNC_DIO = 1 << 15
+PARALLEL_DIROPS = 1 << 18
+MAX_PAGES = 1 << 22
+CACHE_SYMLINKS = 1 << 23
+WANTED: Final = (
+    ASYNC_READ
+    | ATOMIC_O_TRUNC
+    | BIG_WRITES
+    | AUTO_INVAL_DATA
+    | DO_READDIRPLUS
+    | READDIRPLUS_AUTO
+    | ASYNC_DIO
+    | PARALLEL_DIROPS
+    | MAX_PAGES
+    | CACHE_SYMLINKS
+)
+MAJOR, OLDEST_MINOR, MINOR = 7, 31, 38
+MAX_BACKGROUND: Final = 64
+CONGESTION: Final = 48
+PAGE: Final = 4096
+
+
+class Agreed(NamedTuple):
+    """What INIT settled."""
+
+    minor: int
+    flags: int
+    max_write: int
+
+
+def answer(unique: int, body: bytes | memoryview, max_write: int) -> tuple[bytes, Agreed]:
+    """The reply to INIT; MountError when the kernel is older than 5.4 (protocol 7.31)."""
+    major, minor, readahead, offered = _INIT_IN_OLD.unpack_from(body)
+    if major != MAJOR or minor < OLDEST_MINOR:
+        raise MountError(f"the kernel speaks FUSE {major}.{minor}; this host needs {MAJOR}.{OLDEST_MINOR} (Linux 5.4)")
+    flags = WANTED & offered
+    minor = min(minor, MINOR)
+    if not flags & MAX_PAGES:
+        max_write = min(max_write, 32 * PAGE)
+    reply = _INIT_OUT.pack(
+        MAJOR,
+        minor,
+        max(readahead, max_write),
+        flags,
+        MAX_BACKGROUND,
+        CONGESTION,
+        max_write,
+        1,
+        max_write // PAGE,
+        0,
+        0,
+    )
+    return OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique) + reply, Agreed(minor, flags, max_write)

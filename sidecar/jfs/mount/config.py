@@ -1,0 +1,293 @@
+"""The options of a mount: the real client's long flag names with its defaults (format §10.1), in one table.
+
+The same table serves the command line (`--cache-size 1G`), `-o cache-size=1G` of fstab, and the option lists of the
+operator. An option is used, or accepted with one log line because its feature does not exist yet (disk cache, backups …:
+a mount of an existing volume must not fail over them), or refused by name; none is parsed and silently ignored.
+A leaf of `mount`: no I/O.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+from jfs.errors import ConfigError
+from jfs.fuse.mounting import FLAGS
+from jfs.mount.units import duration, size
+
+HOSTS: Final = ("kernel", "pyfuse3")
+AtimeMode = Literal["noatime", "relatime", "strictatime"]
+ATIME_MODES: Final = get_args(AtimeMode)
+
+
+@dataclass(frozen=True, slots=True)
+class MountConfig:
+    """What a mount was asked to be. Times in seconds, sizes in bytes."""
+
+    # FUSE
+    fuse_host: str = "kernel"
+    enable_xattr: bool = False
+    prefix_internal: bool = False
+    hide_internal: bool = False
+    non_default_permission: bool = False
+    max_fuse_io: int = 1 << 20
+    allow_other: bool | None = None  # None: when root
+    mount_flags: tuple[str, ...] = ()
+    # metadata
+    subdir: str = ""
+    heartbeat: float = 12.0
+    read_only: bool = False
+    no_bgjob: bool = False
+    atime_mode: AtimeMode = "noatime"
+    skip_dir_mtime: float = 0.1
+    attr_cache: float = 1.0
+    entry_cache: float = 1.0
+    dir_entry_cache: float = 1.0
+    negative_entry_cache: float = 0.0
+    readdir_cache: bool = False
+    # storage
+    storage: str = ""
+    bucket: str = ""
+    get_timeout: float = 60.0
+    put_timeout: float = 60.0
+    io_retries: int = 10
+    max_uploads: int = 20
+    max_downloads: int = 200
+    max_deletes: int = 10
+    check_storage: bool = False
+    # data
+    buffer_size: int = 300 << 20
+    max_readahead: int = 0  # 0: eight blocks, within the buffer
+    # metrics
+    metrics: str = "127.0.0.1:9567"
+    custom_labels: tuple[tuple[str, str], ...] = ()
+    # process
+    background: bool = False
+    foreground: bool = False
+    log: str = ""
+    without_effect: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table: how *text* becomes the value of *member*; flags take no value. *help* is shown by `--help`."""
+
+    name: str
+    member: str
+    parse: Callable[[str, str], Any] | None  # None: a flag
+    help: str = ""
+
+    @property
+    def is_flag(self) -> bool:
+        return self.parse is None
+
+
+def _text(option: str, text: str) -> str:
+    return text
+
+
+def _whole(option: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ConfigError(f"option {option}: {text!r} is not a whole number")
+    return number
+
+
+def _at_least_one(option: str, text: str) -> int:
+    number = _whole(option, text)
+    if number < 1:
+        raise ConfigError(f"option {option} must be at least 1")
+    return number
+
+
+def _choice(*allowed: str) -> Callable[[str, str], str]:
+    def parse(option: str, text: str) -> str:
+        if text not in allowed:
+            raise ConfigError(f"option {option}: {text!r} is none of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _mebibytes(option: str, text: str) -> int:
+    return size(option, text, "M")
+
+
+def _fuse_io(option: str, text: str) -> int:
+    number = size(option, text, "B")
+    if not 128 << 10 <= number <= 1 << 20 or number & 4095:
+        raise ConfigError(f"option {option}: {text!r} must lie between 128K and 1M, in steps of 4K")
+    return number
+
+
+def _labels(option: str, text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for pair in text.split(";"):
+        name, separator, value = pair.partition(":")
+        if not separator or not name.isidentifier():
+            raise ConfigError(f"option {option}: {pair!r} is not of the form name:value")
+        pairs.append((name, value))
+    return tuple(pairs)
+
+
+def _subdir(option: str, text: str) -> str:
+    parts = [part for part in text.split("/") if part]
+    if any(part in (".", "..") for part in parts):
+        raise ConfigError(f"option {option}: {text!r} must be a path below the volume's root without . and ..")
+    return "/".join(parts)
+
+
+_TABLE: Final = (
+    Option("fuse-host", "fuse_host", _choice(*HOSTS), "who speaks FUSE: kernel (own protocol) or pyfuse3"),
+    Option("enable-xattr", "enable_xattr", None, "serve extended attributes"),
+    Option("prefix-internal", "prefix_internal", None, "name the virtual files .jfs.stats …"),
+    Option("hide-internal", "hide_internal", None, "leave the virtual files out of listings"),
+    Option("non-default-permission", "non_default_permission", None, "check permissions here, not in the kernel"),
+    Option("max-fuse-io", "max_fuse_io", _fuse_io, "largest FUSE request [1M]"),
+    Option("subdir", "subdir", _subdir, "show this directory of the volume as the root"),
+    Option("heartbeat", "heartbeat", duration, "interval of the session's heartbeat [12s]"),
+    Option("read-only", "read_only", None, "refuse every change"),
+    Option("no-bgjob", "no_bgjob", None, "leave background jobs to other clients"),
+    Option("atime-mode", "atime_mode", _choice(*ATIME_MODES), "when atime is written [noatime]"),
+    Option("skip-dir-mtime", "skip_dir_mtime", duration, "younger times of a directory are not written again [100ms]"),
+    Option("attr-cache", "attr_cache", duration, "attributes are believed for [1s]"),
+    Option("entry-cache", "entry_cache", duration, "entries of files are believed for [1s]"),
+    Option("dir-entry-cache", "dir_entry_cache", duration, "entries of directories are believed for [1s]"),
+    Option("negative-entry-cache", "negative_entry_cache", duration, "missing names are believed missing for [0]"),
+    Option("readdir-cache", "readdir_cache", None, "let the kernel cache listings (fuse-host kernel)"),
+    Option("storage", "storage", _text, "object storage in place of the volume's setting"),
+    Option("bucket", "bucket", _text, "bucket in place of the volume's setting"),
+    Option("get-timeout", "get_timeout", duration, "longest GET [60s]"),
+    Option("put-timeout", "put_timeout", duration, "longest PUT [60s]"),
+    Option("io-retries", "io_retries", _whole, "tries after a failed one [10]"),
+    Option("max-uploads", "max_uploads", _at_least_one, "uploads at a time [20]"),
+    Option("max-downloads", "max_downloads", _at_least_one, "downloads at a time [200]"),
+    Option("max-deletes", "max_deletes", _whole, "deletions at a time, 0 for none [10]"),
+    Option("check-storage", "check_storage", None, "put, get and delete a test object before mounting"),
+    Option("buffer-size", "buffer_size", _mebibytes, "memory for data on the way [300M]"),
+    Option("max-readahead", "max_readahead", _mebibytes, "largest read-ahead of a stream [8 blocks]"),
+    Option("metrics", "metrics", _text, "address of the metrics, empty for none [127.0.0.1:9567]"),
+    Option("custom-labels", "custom_labels", _labels, "labels of all metrics, name:value;…"),
+    Option("background", "background", None, "return when mounted"),
+    Option("foreground", "foreground", None, "stay until unmounted"),
+    Option("log", "log", _text, "file for the log of a background mount"),
+)
+OPTIONS: Final = {option.name: option for option in _TABLE}
+
+# Features that do not exist yet and whose lack costs no correctness, with whether they take a value.
+WITHOUT_EFFECT: Final = {
+    **dict.fromkeys(
+        (
+            *("cache-dir", "cache-mode", "cache-size", "cache-items", "free-space-ratio", "verify-cache-checksum"),
+            *("cache-eviction", "cache-scan-interval", "cache-expire", "writeback-threshold-size", "upload-delay"),
+            *("upload-hours", "max-stage-write", "open-cache", "open-cache-limit", "backup-meta", "skip-dir-nlink"),
+            *("network-interfaces", "consul", "prefetch", "log-id", "pyroscope"),
+        ),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            *("cache-partial-only", "cache-large-write", "writeback", "backup-skip-trash", "fast-statfs", "no-syslog"),
+            *("no-usage-report", "disable-transparent-hugepage", "force", "no-agent", "no-color"),
+        ),
+        False,
+    ),
+}
+# What these ask for is so anyway: not worth a log line.
+_GRANTED: Final = ("no-syslog", "no-usage-report", "no-agent", "no-color", "log-id", "force")
+REFUSED: Final = (
+    *(
+        "enable-cap",
+        "enable-selinux",
+        "enable-ioctl",
+        "root-squash",
+        "all-squash",
+        "umask",
+        "sort-dir",
+        "storage-class",
+    ),
+    *("upload-limit", "download-limit", "update-fstab", "writeback_cache"),
+)
+# Words of fstab and of mount(8) that are not for the file system.
+_FSTAB: Final = (
+    *("defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "_netdev", "nofail", "relatime"),
+    *("norelatime", "strictatime", "lazytime", "nonempty", "bg", "fg"),
+)
+
+
+def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
+    """The configuration that *options* (name without dashes in front, value or None) describe; later ones win. `o` holds a
+    comma-separated list. ConfigError, one sentence that names the option."""
+    members: dict[str, Any] = {}
+    flags: list[str] = []
+    unused: list[str] = []
+    for name, value in _expand(options):
+        option = OPTIONS.get(name)
+        if option is not None:
+            members[option.member] = _value(option, value)
+        elif name in FLAGS:
+            flags.append(name)
+            if name in ("ro", "rw"):
+                members["read_only"] = name == "ro"
+        elif name == "allow_other":
+            members["allow_other"] = True
+        elif name == "default_permissions":
+            members["non_default_permission"] = False
+        elif name in WITHOUT_EFFECT:
+            if WITHOUT_EFFECT[name] and value is None:
+                raise ConfigError(f"option {name} needs a value")
+            if name not in _GRANTED:
+                unused.append(name)
+        elif name in REFUSED:
+            raise ConfigError(f"mount option {name} is not supported yet; leave it out")
+        elif name in _FSTAB or name.startswith(("x-", "comment=")) or name == "comment":
+            continue
+        else:
+            raise ConfigError(f"unknown mount option {name!r}; `jfs mount --help` lists them")
+    if members.get("read_only") and "ro" not in flags:
+        flags.append("ro")
+    members["mount_flags"] = tuple(flag for flag in flags if flag != "rw")
+    config = MountConfig(**members, without_effect=tuple(dict.fromkeys(unused)))
+    if config.readdir_cache and config.fuse_host != "kernel":
+        raise ConfigError("option readdir-cache needs --fuse-host kernel")
+    return config
+
+
+def _expand(options: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str | None]]:
+    for name, value in options:
+        if name != "o":
+            yield name, value
+            continue
+        for word in (value or "").split(","):
+            key, separator, inner = word.strip().partition("=")
+            if key:
+                yield key, inner if separator else None
+
+
+def _value(option: Option, value: str | None) -> Any:
+    if option.parse is None:
+        if value is None or value.lower() in ("true", "1", ""):
+            return True
+        if value.lower() in ("false", "0"):
+            return False
+        raise ConfigError(f"option {option.name} takes no value")
+    if value is None:
+        raise ConfigError(f"option {option.name} needs a value")
+    return option.parse(option.name, value)
+
+
+def from_list(options: Iterable[str]) -> MountConfig:
+    """From `k=v` and `flag` words, as PersistentVolumes and the operator have them."""
+    pairs: list[tuple[str, str | None]] = []
+    for word in options:
+        name, separator, value = word.strip().lstrip("-").partition("=")
+        pairs.append((name, value if separator else None))
+    return parse(pairs)
+
+
+def with_changes(config: MountConfig, **members: Any) -> MountConfig:
+    """The same with other members."""
+    return dataclasses.replace(config, **members)

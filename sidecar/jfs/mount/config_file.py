@@ -1,0 +1,99 @@
+"""The content of `.config`: the running configuration as JSON, members and order as the real client writes them (format §8.1).
+
+Tools read Pid, Format.Name, Version, Meta.Sid. Secrets are the word `removed`. Pure.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from jfs.format.constants import CLIENT_VERSION
+from jfs.mount.config import MountConfig
+
+_NANO = 1_000_000_000
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * _NANO)
+
+
+def text(
+    config: MountConfig,
+    setting: Mapping[str, Any],
+    *,
+    mountpoint: str,
+    sid: int,
+    block_size: int,
+    allow_other: bool,
+    metrics: str,
+) -> str:
+    """The JSON text; *setting* is the redacted setting record."""
+    document = {
+        "Meta": {
+            "Retries": 10,
+            "MaxDeletes": config.max_deletes,
+            "SkipDirNlink": 20,
+            "CaseInsensi": False,
+            "ReadOnly": config.read_only,
+            "NoBGJob": config.no_bgjob,
+            "OpenCache": 0,
+            "OpenCacheLimit": 10000,
+            "Heartbeat": _nanoseconds(config.heartbeat),
+            "MountPoint": mountpoint,
+            "Subdir": config.subdir,
+            "AtimeMode": config.atime_mode,
+            "DirStatFlushPeriod": _NANO,
+            "SkipDirMtime": _nanoseconds(config.skip_dir_mtime),
+            "Sid": sid,
+            "SortDir": False,
+            "FastStatfs": False,
+            "NetworkInterfaces": None,
+        },
+        "Format": dict(setting),
+        "Chunk": {
+            "CacheDir": "",
+            "CacheSize": 0,
+            "Compress": setting.get("Compression") or "none",
+            "MaxUpload": config.max_uploads,
+            "MaxDownload": config.max_downloads,
+            "MaxRetries": config.io_retries,
+            "UploadLimit": 0,
+            "DownloadLimit": 0,
+            "Writeback": False,
+            "HashPrefix": bool(setting.get("HashPrefix")),
+            "BlockSize": block_size,
+            "GetTimeout": _nanoseconds(config.get_timeout),
+            "PutTimeout": _nanoseconds(config.put_timeout),
+            "BufferSize": config.buffer_size,
+            "Readahead": config.max_readahead or 8 * block_size,
+        },
+        "Security": {"EnableCap": False, "EnableSELinux": False},
+        "Port": {"PrometheusAgent": metrics},
+        "Version": CLIENT_VERSION,
+        "AttrTimeout": _nanoseconds(config.attr_cache),
+        "DirEntryTimeout": _nanoseconds(config.dir_entry_cache),
+        "NegEntryTimeout": _nanoseconds(config.negative_entry_cache),
+        "EntryTimeout": _nanoseconds(config.entry_cache),
+        "ReaddirCache": config.readdir_cache,
+        "BackupMeta": 0,
+        "BackupSkipTrash": False,
+        "PrefixInternal": config.prefix_internal,
+        "HideInternal": config.hide_internal,
+        "Pid": os.getpid(),
+        "PPid": os.getppid(),
+        "FuseOpts": {
+            "AllowOther": allow_other,
+            "Options": [] if config.non_default_permission else ["default_permissions"],
+            "MaxBackground": 64,
+            "MaxWrite": config.max_fuse_io,
+            "MaxReadAhead": config.max_fuse_io,
+            "FsName": f"JuiceFS:{setting.get('Name', '')}",
+            "Name": "juicefs",
+            "DisableXAttrs": not config.enable_xattr,
+            "EnableLocks": False,
+            "DirectMount": os.geteuid() == 0,
+        },
+        "Mountpoint": mountpoint,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False)

@@ -1,0 +1,55 @@
+"""Connects the layers' numbers to the metrics registry (format §8.4): object requests, buffers, volume totals."""
+
+import time
+from collections.abc import Callable
+
+from jfs.chunk.writer import Writer
+from jfs.meta.volume import Meta, StatFS
+from jfs.metrics import OBJECT_DURATIONS, Registry, register_process
+
+
+def object_observer(registry: Registry) -> Callable[[str, float, int, bool], None]:
+    """What BlockStore calls after each request."""
+    errors = registry.counter("object_request_errors", "Failed requests to the object storage.")
+
+    def observe(method: str, seconds: float, size: int, succeeded: bool) -> None:
+        registry.histogram(
+            "object_request_durations_histogram_seconds",
+            OBJECT_DURATIONS,
+            "Seconds of requests to the object storage.",
+            method=method,
+        ).observe(seconds)
+        if succeeded:
+            registry.counter("object_request_data_bytes", "Bytes of objects.", method=method).value += size
+        else:
+            errors.value += 1
+
+    return observe
+
+
+class Volume:
+    """The totals of the volume, asked for before the metrics are read."""
+
+    def __init__(self, registry: Registry, meta: Meta, writer: Writer, open_files: Callable[[], int]) -> None:
+        self._meta = meta
+        self._registry = registry
+        self._totals = StatFS(0, 0, 0, 0)
+        register_process(registry, time.monotonic())
+        registry.gauge("used_space", lambda: self._totals.used, "Bytes used in the volume.")
+        registry.gauge("used_inodes", lambda: self._totals.inodes, "Inodes used in the volume.")
+        registry.gauge("total_space", lambda: self._totals.total, "Bytes the volume can hold.")
+        registry.gauge(
+            "total_inodes", lambda: self._totals.inodes + self._totals.free_inodes, "Inodes the volume can hold."
+        )
+        registry.gauge("used_buffer_size_bytes", lambda: writer.dirty_bytes, "Bytes written but not committed yet.")
+        registry.gauge("fuse_open_handlers", open_files, "Open files.")
+
+    async def stats(self) -> str:
+        """The text of `.stats`."""
+        self._totals = await self._meta.statfs()
+        return self._registry.stats()
+
+    async def prometheus(self, labels: dict[str, str]) -> str:
+        """The Prometheus text."""
+        self._totals = await self._meta.statfs()
+        return self._registry.prometheus(labels)

@@ -1,0 +1,379 @@
+"""Puts a mount together and keeps it: database → metadata → storage → data path → handlers → host, and the way back.
+
+`Mount.start` raises one sentence for whatever is missing and leaves nothing behind; after it `Mount.serve` answers the kernel
+until the file system is unmounted or `stop` is called. Stopping loses nothing that was written: new requests end with the
+unmount, what is buffered is uploaded and committed, then the session is closed. Order of the way back is the reverse of the
+way in, each step on its own, so that one that fails does not keep the others from happening.
+Concurrency: one event loop per mount; `stop` may be called any number of times, `abandon` ends without waiting for uploads.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
+from jfs.chunk.budget import Budget
+from jfs.chunk.reader import Reader, ReadLimits
+from jfs.chunk.writer import Writer
+from jfs.errors import ConfigError, FsError, JfsError, ObjectNotFound, VolumeError
+from jfs.format.constants import CLIENT_VERSION, ROOT
+from jfs.format.setting import Setting
+from jfs.fuse.accounting import Accounting
+from jfs.fuse.handlers import Handlers
+from jfs.fuse.mounting import MountSpec
+from jfs.fuse.requests import Host, Timeouts
+from jfs.meta.connect import connect
+from jfs.meta.volume import Meta, MetaOptions, SessionInfo
+from jfs.metrics import REGISTRY
+from jfs.mount import config_file, measuring
+from jfs.mount.config import MountConfig
+from jfs.mount.metrics_server import MetricsServer
+from jfs.object.base import ObjectStorage
+from jfs.object.connect import for_volume, open_storage
+from jfs.vfs.access_log import AccessLog
+from jfs.vfs.control import Controller
+from jfs.vfs.information import Informant
+from jfs.vfs.virtual import VirtualFiles, VirtualOptions
+
+if TYPE_CHECKING:
+    from jfs.meta.store.base import Store
+
+log = logging.getLogger("jfs.mount")
+UUID_OBJECT: Final = "juicefs_uuid"
+_DRAIN_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class StorageKeys:
+    """Storage and credentials that replace those of the setting record where given."""
+
+    storage: str = ""
+    bucket: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What to mount where. *meta_url* may hold a password and never gets into a message; *name* is the volume expected, "" any."""
+
+    meta_url: str = field(repr=False)
+    mountpoint: str
+    config: MountConfig = field(default_factory=MountConfig)
+    password: str = field(default="", repr=False)
+    keys: StorageKeys = field(default_factory=StorageKeys, repr=False)
+    name: str = ""
+
+
+class Mount:
+    """One mount of this process."""
+
+    def __init__(self, request: MountRequest) -> None:
+        self.request = request
+        self.sid = 0
+        self._config = request.config
+        self._undo = contextlib.AsyncExitStack()
+        self._host: Host | None = None
+        self._writer: Writer | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._served = asyncio.Event()
+        self._lost: VolumeError | None = None
+        self._opened_storage: ObjectStorage | None = None
+        self._metrics: MetricsServer | None = None
+        self._volume: measuring.Volume | None = None
+
+    @property
+    def inflight(self) -> int:
+        """Requests being worked on."""
+        return self._host.inflight if self._host is not None else 0
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes written and not committed yet."""
+        return self._writer.dirty_bytes if self._writer is not None else 0
+
+    async def flush(self) -> None:
+        """Upload and commit everything written so far; FsError of the first failure."""
+        if self._writer is not None:
+            await self._writer.flush_all()
+
+    # -- the way in ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up to an attached mountpoint. JfsError in one sentence; nothing is left behind then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start(self) -> None:
+        request, config = self.request, self._config
+        if config.without_effect:
+            log.warning("has no effect yet: %s", ", ".join(config.without_effect))
+        self._undo.push_async_callback(self._close_storage)  # after the metadata: its last deletions need the storage
+        store = await connect(request.meta_url, password=request.password)
+        blocks: BlockStore | None = None
+
+        async def delete_objects(slice_id: int, size: int) -> None:
+            if blocks is not None:
+                await blocks.delete_slice(slice_id, size)
+
+        meta = await self._load(store, delete_objects)
+        setting = meta.setting
+        if request.name and setting.name != request.name:
+            raise VolumeError(
+                f"the database holds volume {setting.name}, not {request.name}: check the metadata address"
+            )
+        storage = await self._storage(setting)
+        blocks = BlockStore(
+            storage,
+            BlockFormat(
+                block_size=setting.block_size, compression=setting.compression, hash_prefix=setting.hash_prefix
+            ),
+            BlockLimits(
+                get_timeout=config.get_timeout,
+                put_timeout=config.put_timeout,
+                io_retries=config.io_retries,
+                max_uploads=config.max_uploads,
+                max_downloads=config.max_downloads,
+            ),
+            observe=measuring.object_observer(REGISTRY),
+        )
+        budget = Budget(config.buffer_size)
+        writer = self._writer = Writer(blocks, meta, budget)
+        reader = Reader(
+            blocks,
+            meta,
+            budget,
+            ReadLimits(max_readahead=config.max_readahead or None, io_retries=config.io_retries),
+        )
+        self._undo.push_async_callback(reader.close)
+        host = self._host = self._handlers(meta, writer, reader)
+        self._undo.push_async_callback(self._finish_writes, writer)
+        await meta.start_session()
+        self.sid = meta.sid
+        meta.on_lost = self._volume_lost
+        root = meta.root
+
+        def entry_changed(parent: int, name: bytes) -> None:
+            host.invalidator.entry(ROOT if parent == root else parent, name)
+
+        def inode_changed(ino: int) -> None:
+            host.invalidator.inode(ROOT if ino == root else ino)
+
+        meta.on_entry_changed, meta.on_inode_changed = entry_changed, inode_changed
+        await self._serve_metrics(setting)
+        await host.mount()
+        self._undo.push_async_callback(host.close)
+
+    async def _load(self, store: "Store", delete_objects: Callable[[int, int], Awaitable[None]]) -> Meta:
+        config = self._config
+        options = MetaOptions(
+            read_only=config.read_only,
+            no_bgjob=config.no_bgjob,
+            heartbeat=config.heartbeat,
+            atime_mode=config.atime_mode,
+            skip_dir_mtime=config.skip_dir_mtime,
+            subdir=config.subdir,
+            max_deletes=config.max_deletes,
+            check_access=config.non_default_permission,
+            attr_timeout=config.attr_cache,
+            entry_timeout=config.entry_cache,
+            dir_entry_timeout=config.dir_entry_cache,
+            negative_timeout=config.negative_entry_cache,
+        )
+        try:
+            meta = await Meta.load(
+                store,
+                options,
+                delete_objects=delete_objects,
+                info=SessionInfo(mount_point=self.request.mountpoint),
+            )
+        except BaseException:
+            await store.close()
+            raise
+        self._undo.push_async_callback(meta.close)
+        return meta
+
+    async def _storage(self, setting: Setting) -> ObjectStorage:
+        """The volume's storage, reachable and not another volume's. ConfigError, ObjectError, VolumeError."""
+        config, keys = self._config, self.request.keys
+        storage = for_volume(
+            open_storage(
+                config.storage or keys.storage or setting.storage,
+                config.bucket or keys.bucket or setting.bucket,
+                access_key=keys.access_key or setting.access_key,
+                secret_key=keys.secret_key or setting.secret_key,
+                session_token=keys.session_token or setting.session_token,
+            ),
+            setting.name,
+        )
+        self._opened_storage = storage
+        try:
+            uuid = bytes(await storage.get(UUID_OBJECT)).decode("ascii", "replace").strip()
+        except ObjectNotFound:  # volumes of old clients have none; an empty bucket shows when data is read
+            log.warning("%s holds no %s: is it the bucket of volume %s?", storage.describe(), UUID_OBJECT, setting.name)
+        else:
+            if uuid != setting.uuid:
+                raise VolumeError(
+                    f"{storage.describe()} belongs to volume {uuid}, not to {setting.name} ({setting.uuid})"
+                )
+        if config.check_storage and not config.read_only:
+            await _self_test(storage)
+        return storage
+
+    def _handlers(self, meta: Meta, writer: Writer, reader: Reader) -> Host:
+        config, setting = self._config, meta.setting
+        access_log = AccessLog()
+        allow_other = os.geteuid() == 0 if config.allow_other is None else config.allow_other
+        volume: measuring.Volume | None = None
+
+        async def stats() -> str:
+            return await volume.stats() if volume is not None else ""
+
+        async def running_config() -> str:
+            return config_file.text(
+                config,
+                meta.setting.redacted(),
+                mountpoint=self.request.mountpoint,
+                sid=meta.sid,
+                block_size=setting.block_size,
+                allow_other=allow_other,
+                metrics=self._metrics.address if self._metrics is not None else "",
+            )
+
+        informant = Informant(meta, name=setting.name, block_size=setting.block_size, hash_prefix=setting.hash_prefix)
+        virtual = VirtualFiles(
+            access_log,
+            Controller(informant.ask),
+            stats=stats,
+            config=running_config,
+            options=VirtualOptions(
+                prefix=config.prefix_internal,
+                hidden=config.hide_internal,
+                trash=setting.trash_days > 0 and meta.root == ROOT,
+            ),
+        )
+        handlers = Handlers(
+            meta,
+            writer,
+            reader,
+            access_log,
+            virtual,
+            timeouts=Timeouts(
+                config.attr_cache, config.entry_cache, config.dir_entry_cache, config.negative_entry_cache
+            ),
+            xattrs=config.enable_xattr,
+            readdir_cache=config.readdir_cache,
+            access_checked=not config.non_default_permission,
+        )
+        volume = self._volume = measuring.Volume(REGISTRY, meta, writer, lambda: len(handlers.files))
+        spec = MountSpec(
+            mountpoint=self.request.mountpoint,
+            fsname=f"JuiceFS:{setting.name}",
+            allow_other=allow_other,
+            default_permissions=not config.non_default_permission,
+            flags=config.mount_flags,
+            max_read=config.max_fuse_io,
+        )
+        return make_host(config, handlers, Accounting(REGISTRY, access_log), spec)
+
+    async def _serve_metrics(self, setting: Setting) -> None:
+        if not self._config.metrics:
+            return
+        labels = {
+            "vol_name": setting.name,
+            "mp": self.request.mountpoint,
+            "juicefs_version": CLIENT_VERSION,
+            "instance": os.uname().nodename,
+            **dict(self._config.custom_labels),
+        }
+        volume = self._volume
+        assert volume is not None
+        server = MetricsServer(lambda: volume.prometheus(labels))
+        await server.start(self._config.metrics)
+        self._metrics = server
+        self._undo.push_async_callback(server.close)
+
+    # -- serving and the way back -------------------------------------------------------------------------------
+
+    async def serve(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Answer the kernel; *ready* runs once a request can be answered. Returns when the mount has ended and everything is
+        closed. VolumeError when it had to end because the volume is gone; FsError when the last writes could not be stored."""
+        assert self._host is not None
+        try:
+            await self._host.serve(ready)
+        finally:
+            self._served.set()
+            if self._stopping is not None:
+                await asyncio.gather(self._stopping, return_exceptions=True)
+            await self._close()
+        if self._lost is not None:
+            raise self._lost
+
+    def stop(self) -> None:
+        """Unmount and end; what is written is stored first. A second call changes nothing."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        host = self._host
+        assert host is not None
+        try:
+            await self.flush()
+        except FsError as error:
+            log.error("not everything written could be stored: %s", error)
+        await asyncio.to_thread(host.unmount)
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await self._served.wait()
+        except TimeoutError:  # somebody keeps a file open; its requests fail from here on
+            log.warning("files are still open on %s: their users lose them", self.request.mountpoint)
+            await host.close()
+
+    def _volume_lost(self, reason: VolumeError) -> None:
+        self._lost = reason
+        self.stop()
+
+    async def _finish_writes(self, writer: Writer) -> None:
+        try:
+            await writer.close()
+        except FsError as error:
+            log.error("not everything written could be stored: %s", error)
+
+    async def _close_storage(self) -> None:
+        if self._opened_storage is not None:
+            await self._opened_storage.close()
+
+    async def _close(self) -> None:
+        await self._undo.aclose()
+
+
+def make_host(config: MountConfig, handlers: Handlers, accounting: Accounting, spec: MountSpec) -> Host:
+    """The host that the options name; each is imported only when it is used."""
+    readahead_kib = max(1024, config.max_fuse_io >> 10)
+    if config.fuse_host == "kernel":
+        from jfs.fuse.kernel.host import KernelHost
+
+        return KernelHost(handlers, accounting, spec, max_io=config.max_fuse_io, readahead_kib=readahead_kib)
+    from jfs.fuse.pyfuse3_host import Pyfuse3Host
+
+    return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib)
+
+
+async def _self_test(storage: ObjectStorage) -> None:
+    """Put, get and delete a small object (`--check-storage`)."""
+    key, content = f"testing/mount-{os.urandom(8).hex()}", os.urandom(100)
+    await storage.put(key, content)
+    try:
+        if bytes(await storage.get(key)) != content:
+            raise ConfigError(f"{storage.describe()} gives back other bytes than were stored")
+    finally:
+        with contextlib.suppress(JfsError):
+            await storage.delete(key)

@@ -1,0 +1,164 @@
+"""Open files: handles of the kernel, and what is shared by all handles of an inode (format §5.6).
+
+An inode's `OpenFile` carries its length as this mount knows it: the greater of what metadata said and what was written here,
+so that a read never ends before data that this mount has acknowledged. An answer of the metadata that was asked before a
+local write must not set it back: `Files.changes` counts local writes and truncates, and `OpenFile.changed` remembers the
+last one of its inode; whoever asks the metadata notes `changes` before and passes it to `Files.seen`.
+
+Concurrency: event loop only; no method suspends.
+"""
+
+import errno
+import os
+import time
+from typing import Final
+
+from jfs.chunk.reader import FileReader, Reader
+from jfs.chunk.writer import FileWriter, Writer
+from jfs.errors import FsError
+from jfs.meta.model.attr import Attr
+
+_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+# Inodes whose kernel page cache we vouch for: enough for a busy mount, small enough to forget (format §5.5: 10 000).
+_REMEMBERED: Final = 10_000
+
+
+class OpenFile:
+    """What the handles of one inode share."""
+
+    __slots__ = ("changed", "handles", "ino", "length", "written_ns")
+
+    def __init__(self, ino: int, length: int) -> None:
+        self.ino = ino
+        self.length = length
+        self.handles = 0
+        self.changed = 0
+        self.written_ns = 0
+
+
+class FileHandle:
+    """One open(2). *writer* and *reader* are None when the access mode does not permit them."""
+
+    __slots__ = ("fh", "file", "flags", "ino", "reader", "writer")
+
+    def __init__(
+        self, fh: int, file: OpenFile, flags: int, writer: FileWriter | None, reader: FileReader | None
+    ) -> None:
+        self.fh = fh
+        self.ino = file.ino
+        self.file = file
+        self.flags = flags
+        self.writer = writer
+        self.reader = reader
+
+
+class Files:
+    """The table of open files of a mount."""
+
+    def __init__(self, writer: Writer, reader: Reader) -> None:
+        self.changes = 0
+        self.by_inode: dict[int, OpenFile] = {}
+        self._handles: dict[int, FileHandle] = {}
+        self._next = 0
+        self._writer = writer
+        self._reader = reader
+        self._cached: dict[int, tuple[int, int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def new_number(self, *, read_only: bool) -> int:
+        """A handle number; odd for read-only ones, so that they can be told (and re-created) after a restart (format §8.5)."""
+        self._next += 2
+        return self._next + 1 if read_only else self._next
+
+    def open(self, ino: int, flags: int, attr: Attr) -> FileHandle:
+        """A new handle of *ino*, whose attributes were just read."""
+        file = self.by_inode.get(ino)
+        if file is None:
+            file = self.by_inode[ino] = OpenFile(ino, attr.length)
+        file.handles += 1
+        mode = flags & _ACCESS
+        fh = self.new_number(read_only=mode == os.O_RDONLY)
+        handle = FileHandle(
+            fh,
+            file,
+            flags,
+            self._writer.open(ino) if mode != os.O_RDONLY else None,
+            self._reader.open(ino) if mode != os.O_WRONLY else None,
+        )
+        self._handles[fh] = handle
+        return handle
+
+    def get(self, fh: int) -> FileHandle:
+        """The handle of this number; FsError(EBADF) when there is none."""
+        handle = self._handles.get(fh)
+        if handle is None:
+            raise FsError(errno.EBADF)
+        return handle
+
+    def find(self, fh: int | None) -> FileHandle | None:
+        """The handle of this number or None."""
+        return self._handles.get(fh) if fh is not None else None
+
+    def forget(self, handle: FileHandle) -> bool:
+        """Remove the handle from the table; whether it was the inode's last."""
+        self._handles.pop(handle.fh, None)
+        file = handle.file
+        file.handles -= 1
+        if not file.handles and self.by_inode.get(file.ino) is file:
+            del self.by_inode[file.ino]
+            return True
+        return False
+
+    def wrote(self, file: OpenFile, end: int) -> None:
+        """Bytes up to *end* were taken by the writer."""
+        self.changes += 1
+        file.changed = self.changes
+        file.written_ns = time.time_ns()
+        if end > file.length:
+            file.length = end
+        self._cached.pop(file.ino, None)
+
+    def truncated(self, ino: int, length: int) -> None:
+        """The file was cut or grown to *length* by this mount."""
+        self.changes += 1
+        self._cached.pop(ino, None)
+        file = self.by_inode.get(ino)
+        if file is not None:
+            file.changed = self.changes
+            file.length = length
+
+    def seen(self, ino: int, attr: Attr, since: int) -> Attr:
+        """What to show of *attr*, asked when `changes` was *since*: the length as known here, and the time of the last write
+        while it is not committed. Notes the length for reads."""
+        file = self.by_inode.get(ino)
+        if file is None:
+            return attr
+        length = attr.length
+        if file.changed > since:
+            length = file.length
+        else:
+            pending = self._writer.length(ino)
+            if pending > length:
+                length = pending
+            file.length = length
+        if self._writer.is_dirty(ino):
+            seconds, nanoseconds = divmod(file.written_ns, 1_000_000_000)
+            return attr._replace(
+                length=length, mtime=seconds, mtimensec=nanoseconds, ctime=seconds, ctimensec=nanoseconds
+            )
+        return attr._replace(length=length) if length != attr.length else attr
+
+    def keeps_cache(self, ino: int, attr: Attr) -> bool:
+        """Whether the pages that the kernel may hold of *ino* are still the file's: time and length are those of the last
+        open, and nothing was written here since (close-to-open, format §5.5)."""
+        now = (attr.mtime, attr.mtimensec, attr.length)
+        cached = self._cached
+        same = cached.pop(ino, None) == now
+        if self._writer.is_dirty(ino):
+            return False
+        cached[ino] = now
+        if len(cached) > _REMEMBERED:
+            del cached[next(iter(cached))]
+        return same

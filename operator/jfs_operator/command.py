@@ -70,10 +70,12 @@ class Jfs(Protocol):
 
 
 class JfsCommand:
-    """`Jfs` by a program on this machine."""
+    """`Jfs` by a program on this machine; deadlines in seconds."""
 
-    def __init__(self, program: str = "jfs") -> None:
+    def __init__(self, program: str = "jfs", *, deadline: float = DEADLINE, removal: float = REMOVAL_DEADLINE) -> None:
         self._program = program
+        self._deadline = deadline
+        self._removal = removal
 
     async def format(self, document: Document) -> FileSystem:
         answer = await self._run("format", document)
@@ -87,14 +89,13 @@ class JfsCommand:
         return Inspection(_check(answer, "metadata"), _check(answer, "storage"), _file_system(answer.get("setting")))
 
     async def destroy(self, document: Document, uuid: str) -> None:
-        await self._run("destroy", {**document, "uuid": uuid}, answers=False, deadline=REMOVAL_DEADLINE)
+        await self._run("destroy", {**document, "uuid": uuid}, removes=True)
 
     async def remove(self, document: Document, path: str) -> None:
-        await self._run("rmr", {**document, "path": path}, answers=False, deadline=REMOVAL_DEADLINE)
+        await self._run("rmr", {**document, "path": path}, removes=True)
 
-    async def _run(
-        self, command: str, document: Document, *, answers: bool = True, deadline: float = DEADLINE
-    ) -> dict[str, Any]:
+    async def _run(self, command: str, document: Document, *, removes: bool = False) -> dict[str, Any]:
+        deadline = self._removal if removes else self._deadline
         try:
             process = await asyncio.create_subprocess_exec(
                 self._program,
@@ -119,7 +120,7 @@ class JfsCommand:
                 await process.wait()
         if process.returncode != 0:
             raise JfsError(_sentence(complaint) or f"jfs {command} ended with exit code {process.returncode}")
-        if not answers:
+        if removes:
             return {}
         try:
             answer = json.loads(output[:_LONGEST_ANSWER])

@@ -126,7 +126,9 @@ def covers(found: Any, wanted: Any, key: str = "") -> bool:
         if key == "data" and set(found) != set(wanted):
             return False  # a key that is no longer wanted in the managed Secret must go
         if key in {"capacity", "requests"}:
-            return all(found.get(name) and parse_quantity(found[name]) == parse_quantity(wanted[name]) for name in wanted)
+            return all(
+                found.get(name) and parse_quantity(found[name]) == parse_quantity(wanted[name]) for name in wanted
+            )
         return isinstance(found, dict) and all(covers(found.get(name), value, name) for name, value in wanted.items())
     if isinstance(wanted, list):
         found = found or []

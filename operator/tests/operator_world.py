@@ -61,7 +61,11 @@ class FakeJfs:
     async def inspect(self, document: Document, *, storage: bool) -> Inspection:
         self._call("status")
         found = self.file_systems.get(str(document["metaurl"]))
-        side = Check(self.storage_ok, "" if self.storage_ok else f"denied for {document.get('secret-key')}") if storage else Check(None, "")
+        side = (
+            Check(self.storage_ok, "" if self.storage_ok else f"denied for {document.get('secret-key')}")
+            if storage
+            else Check(None, "")
+        )
         return Inspection(Check(True, ""), side, found)
 
     async def destroy(self, document: Document, uuid: str) -> None:

@@ -1,11 +1,10 @@
 """Deleting a JuiceFSVolume: what Retain keeps, what Delete removes and when it is refused."""
 
 import pytest
-from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, World
-
 from jfs_api import names
 from jfs_operator.api import CLAIMS, JUICEFS_VOLUMES, PERSISTENT_VOLUMES, PODS, SECRETS, Object, metadata
 from jfs_operator.steps import Next
+from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, World
 
 
 @pytest.fixture
@@ -25,7 +24,9 @@ async def finish(world: World, name: str = "data") -> None:
 
 
 def nothing_left(world: World) -> bool:
-    return not (world.api.list(CLAIMS) or world.api.list(PERSISTENT_VOLUMES) or world.api.list(SECRETS, OPERATOR_NAMESPACE))
+    return not (
+        world.api.list(CLAIMS) or world.api.list(PERSISTENT_VOLUMES) or world.api.list(SECRETS, OPERATOR_NAMESPACE)
+    )
 
 
 async def test_retain_keeps_all_data(world: World) -> None:
@@ -60,7 +61,9 @@ async def test_delete_of_a_directory_removes_only_that(world: World) -> None:
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [(None, None), (None, "x"), ("x", "x"), ("x", "/x/y")])
-async def test_delete_is_refused_while_others_share_the_data(world: World, mine: str | None, theirs: str | None) -> None:
+async def test_delete_is_refused_while_others_share_the_data(
+    world: World, mine: str | None, theirs: str | None
+) -> None:
     world.add_volume(reclaimPolicy="Delete", subPath=mine)
     world.add_volume("other", subPath=theirs)
     await world.settle()

@@ -3,13 +3,22 @@
 import json
 
 import pytest
-from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, SECRET_KEY, World, encoded
-
 from jfs_api import names
-from jfs_operator.api import CLAIMS, JUICEFS_SECRETS, JUICEFS_VOLUMES, PERSISTENT_VOLUMES, SECRETS, ApiError, ApiUnavailable, Resource, uid_of
+from jfs_operator.api import (
+    CLAIMS,
+    JUICEFS_SECRETS,
+    JUICEFS_VOLUMES,
+    PERSISTENT_VOLUMES,
+    SECRETS,
+    ApiError,
+    ApiUnavailable,
+    Resource,
+    uid_of,
+)
 from jfs_operator.command import FileSystem
 from jfs_operator.references import Key, Reference
 from jfs_operator.steps import MountReport, Next
+from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, SECRET_KEY, World, encoded
 
 
 @pytest.fixture
@@ -20,7 +29,10 @@ def world() -> World:
 async def test_a_volume_becomes_bound_and_its_objects_are_as_agreed(world: World) -> None:
     world.add_secret()
     body = world.add_volume(
-        subPath="team", mountOptions=["cache-size=1G"], capacity="5Gi", sidecar={"resources": {"limits": {"memory": "1Gi"}}}
+        subPath="team",
+        mountOptions=["cache-size=1G"],
+        capacity="5Gi",
+        sidecar={"resources": {"limits": {"memory": "1Gi"}}},
     )
     outcome = await world.settle()
     assert outcome.next is Next.NOTHING
@@ -77,6 +89,10 @@ async def test_a_settled_volume_is_left_alone(world: World) -> None:
     assert world.jfs.calls == ["format"]
 
 
+class Killed(Exception):
+    """The process ends here."""
+
+
 @pytest.mark.parametrize("stop", range(1, 12))
 async def test_a_killed_operator_is_continued(world: World, stop: int) -> None:
     """The n-th write never happens and the process is gone; the next one completes the work with one file system."""
@@ -89,14 +105,14 @@ async def test_a_killed_operator_is_continued(world: World, stop: int) -> None:
         if verb == "patch" and resource in {PERSISTENT_VOLUMES, CLAIMS}:
             return None  # the binder's
         writes += 1
-        return KeyboardInterrupt() if writes == stop else None  # type: ignore[return-value]
+        return Killed() if writes == stop else None
 
     world.api.fail(fault)
     for _ in range(4):
         try:
             await world.reconcile()
             world.bind()
-        except KeyboardInterrupt:
+        except Killed:
             break
     world.api.fail(None)
     world.restart()
@@ -168,7 +184,9 @@ async def test_nothing_secret_is_shown_anywhere(world: World) -> None:
     world.jfs.trouble = None
     world.time += 1000
     await world.settle()
-    world.reconciler.mounted(f"jfsv-{uid_of(world.volume())}", MountReport("JuiceFSMountFailed", f"refused {SECRET_KEY}", "1"))
+    world.reconciler.mounted(
+        f"jfsv-{uid_of(world.volume())}", MountReport("JuiceFSMountFailed", f"refused {SECRET_KEY}", "1")
+    )
     await world.reconcile()
     shown = world.shown()
     assert "refused ***" in shown
@@ -257,7 +275,10 @@ async def test_a_changed_spec_reaches_the_volume(world: World) -> None:
     world.add_volume(mountOptions=["prefetch=1"], capacity="1024Mi")
     await world.settle()
     world.api.patch(
-        JUICEFS_VOLUMES, "apps", "data", {"spec": {"mountOptions": None, "capacity": "2Gi", "sidecar": {"image": "x:2"}}}
+        JUICEFS_VOLUMES,
+        "apps",
+        "data",
+        {"spec": {"mountOptions": None, "capacity": "2Gi", "sidecar": {"image": "x:2"}}},
     )
     await world.settle()
     volume, claim = world.persistent_volume(), world.claim()
@@ -295,7 +316,9 @@ async def test_mount_events_become_the_condition(world: World) -> None:
     await world.settle()
     name = f"jfsv-{uid_of(world.volume())}"
     assert world.reconciler.owner_of(name) == Key("JuiceFSVolume", "apps", "data")
-    assert world.reconciler.mounted(name, MountReport(names.EVENT_MOUNT_FAILED, "wrong password", "2030-01-01T00:00:01Z"))
+    assert world.reconciler.mounted(
+        name, MountReport(names.EVENT_MOUNT_FAILED, "wrong password", "2030-01-01T00:00:01Z")
+    )
     await world.reconcile()
     assert world.condition("Mountable").reason == names.EVENT_MOUNT_FAILED
     assert world.condition("Ready").status == "True"
@@ -310,7 +333,10 @@ async def test_mount_events_become_the_condition(world: World) -> None:
 
 async def test_fields_and_juicefs_secrets_lead_to_the_same_credentials(world: World) -> None:
     reference = {"valueFrom": {"secretKeyRef": {"name": "raw", "key": "url"}}}
-    world.api.create(SECRETS, {"metadata": {"name": "raw", "namespace": "apps"}, "data": encoded({"url": KEYS["metaurl"], "sk": SECRET_KEY})})
+    world.api.create(
+        SECRETS,
+        {"metadata": {"name": "raw", "namespace": "apps"}, "data": encoded({"url": KEYS["metaurl"], "sk": SECRET_KEY})},
+    )
     fields = {
         "name": {"value": "demo"},
         "metaURL": reference,
@@ -344,7 +370,10 @@ async def test_a_juicefs_secret_tells_whether_it_works(world: World) -> None:
     world.api.create(JUICEFS_SECRETS, {"metadata": {"name": "shared", "namespace": "apps"}, "spec": fields})
     assert (await world.reconciler.secret("apps", "shared")).next is Next.RETRY
     assert world.secret_condition("Ready", "shared").reason == "SecretNotFound"
-    world.api.create(SECRETS, {"metadata": {"name": "raw", "namespace": "apps"}, "data": encoded({"url": KEYS["metaurl"], "sk": SECRET_KEY})})
+    world.api.create(
+        SECRETS,
+        {"metadata": {"name": "raw", "namespace": "apps"}, "data": encoded({"url": KEYS["metaurl"], "sk": SECRET_KEY})},
+    )
     world.jfs.storage_ok = False
     await world.reconciler.secret("apps", "shared")
     assert world.secret_condition("MetadataReachable", "shared").status == "True"

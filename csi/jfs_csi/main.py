@@ -78,6 +78,7 @@ class NodeService:
             self._metrics,
         )
         self._endpoint = endpoint
+        self.http_addresses: list[tuple[str, int]] = []  # of the metrics and health ports, once serving
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -129,6 +130,7 @@ class NodeService:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
+        self.http_addresses += [(address[0], address[1]) for address in runner.addresses]
 
 
 def _fuse_connections() -> FuseConnections | None:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from frame_cases import Case, cases
+from csi_frame_cases import Case, cases
 from jfs_csi.control import frames
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from frame_cases import Case, cases
+from csi_frame_cases import Case, cases
 from jfs_csi.control import frames
 from jfs_csi.control.peer import ForeignPeer, authenticate, belongs
 from jfs_csi.control.server import ControlServer

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from csi_node_harness import Node, Pod, a_running_node, children, until
 from jfs_csi.proto import csi_pb2 as csi
-from node_harness import Node, Pod, a_running_node, children, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

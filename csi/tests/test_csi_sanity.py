@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
-from node_harness import Node, Pod, a_running_node
+from csi_node_harness import Node, Pod, a_running_node
 
 from e2e import tools
 

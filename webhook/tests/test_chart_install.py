@@ -18,6 +18,7 @@ from webhook_control_plane import ControlPlane, control_plane, free_port, own_ad
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "juicefs-sidecar"
+FULL = Path(__file__).with_name("chart_values_full.yaml")
 SYSTEM = "juicefs-system"
 DRIVER = "sidecar.juicefs.io"
 
@@ -145,6 +146,20 @@ def point_service_here(cluster: ControlPlane, port: int) -> None:
 def sidecar_of(pod: dict[str, Any]) -> dict[str, Any] | None:
     containers = pod["spec"].get("initContainers", [])
     return next((each for each in containers if each["name"] == "juicefs-sidecar"), None)
+
+
+@pytest.mark.parametrize("values", [[], [f"--values={FULL}"]], ids=["defaults", "full"])
+def test_rendered_manifests_are_valid_to_the_letter(installed: Installed, values: list[str]) -> None:
+    """Unknown and duplicate fields are refused, which an installation by Helm alone would not show."""
+    # Into a namespace of its own: what exists already cannot be made into everything.
+    space = installed.namespace(f"strict-{len(values)}")
+    manifests = installed.cluster.folder / f"{space}.yaml"
+    manifests.write_text(
+        installed.cluster.helm("template", "x", str(CHART), "-n", space, "--kube-version=1.34.0", *values)
+    )
+    arguments = ["apply", "--dry-run=server", "--validate=strict", "--server-side", "--force-conflicts"]
+    answer = installed.cluster.kubectl(*arguments, "-f", str(manifests))
+    assert "deployment.apps/juicefs-webhook serverside-applied (server dry run)" in answer
 
 
 def test_pod_comes_out_injected_and_valid(installed: Installed) -> None:

@@ -134,7 +134,7 @@ class BlockStore:
                 block = data if self._codec is None else await self._unpack(key, data, length)
                 if len(block) != length:
                     raise ObjectUnavailable(
-                        f"The object {key} in {self.storage.describe()} has {len(block)} bytes where {length} are expected."
+                        f"the object {key} in {self.storage.describe()} has {len(block)} bytes where {length} are expected"
                     )
                 self._note("GET", began, len(data), True)
                 return block
@@ -168,7 +168,7 @@ class BlockStore:
             return await asyncio.get_running_loop().run_in_executor(None, self._codec.decompress, data, length)
         except ValueError as error:
             raise ObjectUnavailable(
-                f"The object {key} in {self.storage.describe()} does not decompress to a block of {length} bytes: {error}."
+                f"the object {key} in {self.storage.describe()} does not decompress to a block of {length} bytes: {error}"
             ) from error
 
     async def _delete(self, key: str) -> None:
@@ -180,7 +180,7 @@ class BlockStore:
             except TimeoutError as error:
                 self._note("DELETE", began, 0, False)
                 raise ObjectUnavailable(
-                    f"Deleting {key} in {self.storage.describe()} took longer than {self.limits.put_timeout:g} s."
+                    f"deleting {key} in {self.storage.describe()} took longer than {self.limits.put_timeout:g} s"
                 ) from error
             except ObjectError:
                 self._note("DELETE", began, 0, False)
@@ -190,7 +190,7 @@ class BlockStore:
     async def _before_again(self, action: str, key: str, tried: int, error: Exception, timeout: float) -> None:
         """Wait before the next try, or raise when there is none left."""
         if isinstance(error, TimeoutError):
-            error = ObjectUnavailable(f"No answer within {timeout:g} s from {self.storage.describe()} for {key}.")
+            error = ObjectUnavailable(f"no answer within {timeout:g} s from {self.storage.describe()} for {key}")
         if tried > self.limits.io_retries:
             raise error
         log.warning("Try %d of %d to %s %s failed: %s", tried, self.limits.io_retries + 1, action, key, error)

@@ -28,7 +28,7 @@ def codec(name: str) -> Codec | None:
         return _lz4()
     if name == "zstd":
         return _zstd()
-    raise ConfigError(f"There is no compression named {name!r}. Use one of {', '.join(NAMES)}.")
+    raise ConfigError(f"there is no compression named {name!r}: use one of {', '.join(NAMES)}")
 
 
 def _lz4() -> Codec:

@@ -10,11 +10,11 @@ Concurrency: no awaits here; an upload reads its block through `block()` while o
 from typing import Final
 
 FIRST_BUFFER: Final = 64 << 10  # bytes; also the real client's page of a first block (format §1.2)
-_KEPT: Final = 8
+_KEPT: Final = 32
 
 
 class BufferPool:
-    """Whole-block buffers that wait for their next use: at most eight, dropped by `clear` when the mount is idle."""
+    """Whole-block buffers that wait for their next use: at most 32, dropped by `clear` when the mount is idle."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size

@@ -28,6 +28,7 @@ class StorageOptions:
     connections: int = 256
     connect_timeout: float = 10.0
     idle_timeout: float = 60.0  # the longest silence within an answer
+    storage_class: str = ""  # of new objects, where the storage has classes
     tries: int = 3  # of one request, when the failure is of the kind the protocol calls transient
 
 
@@ -61,10 +62,10 @@ def open_storage(
             session_token=session_token,
             options=options or StorageOptions(),
         )
-    known = f"Use one of {', '.join(SUPPORTED)}."
+    known = f"use one of {', '.join(SUPPORTED)}"
     if kind in _OTHERS.split():
-        raise ConfigError(f"The object storage {kind} is not supported by this client. {known}")
-    raise ConfigError(f"There is no object storage named {kind!r}. {known}")
+        raise ConfigError(f"the object storage {kind} is not supported by this client: {known}")
+    raise ConfigError(f"there is no object storage named {kind!r}: {known}")
 
 
 def for_volume(storage: ObjectStorage, name: str) -> ObjectStorage:
@@ -78,18 +79,18 @@ def default_bucket(kind: str) -> str:
         return "/var/jfs/" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/local/")
     if kind == "mem":
         return ""
-    raise ConfigError(f"The object storage {kind} needs --bucket, the URL of the bucket.")
+    raise ConfigError(f"the object storage {kind} needs --bucket, the URL of the bucket")
 
 
 def absolute_directory(path: str) -> str:
     """A directory's absolute path ending in `/`; ConfigError when something else is there."""
     if not path:
-        raise ConfigError("The object storage file needs a directory as --bucket.")
+        raise ConfigError("the object storage file needs a directory as --bucket")
     absolute = os.path.abspath(path).rstrip("/") + "/"
     try:
         mode = os.stat(absolute.rstrip("/") or "/").st_mode
     except OSError:
         return absolute
     if not stat.S_ISDIR(mode):
-        raise ConfigError(f"The bucket {absolute} is not a directory.")
+        raise ConfigError(f"the bucket {absolute} is not a directory")
     return absolute

@@ -182,10 +182,10 @@ class FileStorage:
     def _explain(self, error: OSError, action: str, key: str) -> ObjectError:
         what = f"{self._root}{key}"
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and action in ("read", "look at"):
-            return ObjectNotFound(f"There is no object {key} in {self.describe()}.")
+            return ObjectNotFound(f"there is no object {key} in {self.describe()}")
         if isinstance(error, PermissionError):
-            return ObjectForbidden(f"Cannot {action} {what}: this user may not; check the directory's owner and mode.")
-        return ObjectUnavailable(f"Cannot {action} {what}: {os.strerror(error.errno or 0)}.")
+            return ObjectForbidden(f"cannot {action} {what}: this user may not; check the directory's owner and mode")
+        return ObjectUnavailable(f"cannot {action} {what}: {os.strerror(error.errno or 0)}")
 
 
 def _may_match(name: str, prefix: str, after: str) -> bool:

@@ -58,4 +58,4 @@ class MemoryStorage:
         try:
             return self.objects[key]
         except KeyError:
-            raise ObjectNotFound(f"There is no object {key} in {self.describe()}.") from None
+            raise ObjectNotFound(f"there is no object {key} in {self.describe()}") from None

@@ -220,8 +220,9 @@ async def unlink_many(
     entries: Sequence[tuple[bytes, int]],
     now: int,
     is_open: Callable[[int], bool],
-) -> tuple[list[Dropped], Attr]:
-    """Remove many files' entries (name, probable inode) of one directory; those that are gone or renamed over are left out.
+) -> tuple[list[Dropped], list[tuple[bytes, int]], Attr]:
+    """Remove many files' entries (name, inode) of one directory; those that are gone or replaced by directories are left out.
+    The second result are entries that must go in another transaction, since this one removes another entry of their inode.
     Call `check_removal` for each name before."""
     edges = [EdgeKey(parent, name) for name, _ in entries]
     (found,), present = await tx.get(NodeKey(parent)), await tx.get(*edges)
@@ -229,16 +230,20 @@ async def unlink_many(
     directory = check_directory(caller, rules, found, in_trash_ok=True)
     check_removable(directory)
     dropped: list[Dropped] = []
+    later: list[tuple[bytes, int]] = []
     changed: set[int] = set()
     at = iter(nodes)
     for edge, entry in zip(edges, present, strict=True):
         node = next(at) if entry is not None else None
-        if entry is None or entry.kind == DIRECTORY or entry.ino in changed:
+        if entry is None or entry.kind == DIRECTORY:
+            continue
+        if entry.ino in changed:
+            later.append((edge.name, entry.ino))
             continue
         if node is not None:
             check_removable(node)
             check_sticky(caller, directory, node)
-        changed.add(entry.ino)  # two entries of one inode go one after the other, in another transaction
+        changed.add(entry.ino)
         dropped.append(await drop(tx, rules, parent, edge.name, entry, node, now, is_open))
         tx.delete(edge)
-    return dropped, common.touch(tx, parent, directory, now, rules)
+    return dropped, later, common.touch(tx, parent, directory, now, rules)

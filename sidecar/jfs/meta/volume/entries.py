@@ -138,24 +138,28 @@ class Entries(Reads):
     async def unlink_many(
         self, caller: Caller, parent: int, entries: Sequence[tuple[bytes, int]], *, skip_trash: bool = False
     ) -> None:
-        """Remove (name, inode) of one directory that are no directories, in one transaction; what is gone already is left out.
-        For the removal of whole trees: the per-entry errors of `unlink` are the same, and nothing is removed then."""
+        """Remove (name, inode) of one directory that are no directories, as many as possible in one transaction; what is gone
+        already is left out. For the removal of whole trees. Errors as `unlink`, when nothing of a transaction is removed."""
         parent = self._real(parent)
         for name, _ in entries:
             removal.check_removal(caller, parent, name)
         self._check_writable()
-        now = self._clock()
-        rules = await self._removal_rules(parent, now, skip_trash)
+        while entries:
+            now = self._clock()
+            rules = await self._removal_rules(parent, now, skip_trash)
+            batch = entries
 
-        async def operation(tx: Tx) -> tuple[list[Dropped], Attr]:
-            return await removal.unlink_many(tx, caller, rules, parent, entries, now, self._opened.is_open)
+            async def operation(
+                tx: Tx, rules: Rules = rules, batch: Sequence[tuple[bytes, int]] = batch, now: int = now
+            ) -> tuple[list[Dropped], list[tuple[bytes, int]], Attr]:
+                return await removal.unlink_many(tx, caller, rules, parent, batch, now, self._opened.is_open)
 
-        dropped, directory = await self.store.run(operation, near=(parent,))
-        self._cache.set_attr(parent, directory)
-        for name, _ in entries:
-            self._cache.drop_entry(parent, name)
-        for one in dropped:
-            self._dropped(one)
+            dropped, entries, directory = await self.store.run(operation, near=(parent,))
+            self._cache.set_attr(parent, directory)
+            for name, _ in batch:
+                self._cache.drop_entry(parent, name)
+            for one in dropped:
+                self._dropped(one)
 
     def _dropped(self, dropped: Dropped) -> int:
         """What an inode's loss of an entry means for this mount; the inode when it has no name left."""

@@ -115,6 +115,12 @@ def installed(cluster: ControlPlane) -> Iterator[Installed]:
     with process([program, *container["args"], "--drain-seconds=0"], log, KUBECONFIG=str(kubeconfig)) as webhook:
         until(lambda: webhook.poll() is None and ready(chart.health), 60, log.read_text)
         yield chart
+        webhook.terminate()
+        assert webhook.wait(30) == 0, log.read_text()
+        # It spoke of what it did, and of nothing secret.
+        text = log.read_text()
+        assert "labelled/web injected: volumes data" in text
+        assert "PRIVATE KEY" not in text
 
 
 def ready(port: int) -> bool:

@@ -135,6 +135,13 @@ def test_programs_understand_their_command_lines(tmp_path: Path) -> None:
     assert webhook.settings.default_resources["limits"] == {"cpu": "2", "memory": "1Gi"}
 
 
+def test_test_pod_runs_a_program() -> None:
+    command = pod_spec(pick(render(), "Pod", "juicefs-test"))["containers"][0]["command"]
+    assert command[:2] == ["python3", "-c"]
+    compile(command[2], "helm test", "exec")
+    assert f"juicefs-webhook.{NAMESPACE}.svc" in command[2]
+
+
 def test_everything_turned_on_shows() -> None:
     documents = render(f"--values={FULL}")
     for document in documents:

@@ -28,12 +28,12 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end }}
 
-{{/* What operator and webhook may do on their node: nothing. The user exists in no image, no file is its own. */}}
+{{/* What operator and webhook may do on their node: nothing. The user is the image's: nobody. */}}
 {{- define "juicefs.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+runAsUser: 65534
+runAsGroup: 65534
+fsGroup: 65534
 seccompProfile:
   type: RuntimeDefault
 {{- end }}

@@ -13,6 +13,9 @@ from pathlib import Path
 from e2e import cache
 
 
+MOST_LAYERS = 40
+
+
 class BuildError(Exception):
     """An image could not be built; the text has the end of what the build said."""
 
@@ -50,7 +53,9 @@ def build(dockerfile: Path, context: Path, image: str) -> None:
     """Builds as `docker build` would; layers are kept, so that a change of code does not install the dependencies again."""
     options = ["--isolation", "chroot", "--layers", "--pull-never", "--format", "docker"]
     run("bud", *options, "-f", str(dockerfile), "-t", image, str(context))
-    run("rmi", "--prune")
+    # each build after a change leaves its former layers; the newest are what the next build goes on from
+    if len(run("images", "--quiet", "--filter", "dangling=true").split()) > MOST_LAYERS:
+        run("rmi", "--prune")
 
 
 def export(image: str, place: Path) -> None:

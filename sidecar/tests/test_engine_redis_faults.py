@@ -1,8 +1,11 @@
 """Connections that break or stall at every packet of a transaction: nothing is done twice, nothing reported that was not done."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import store_engines as engines
@@ -24,81 +27,90 @@ class Proxy:
     passes it on and drops the connection instead of the answer, "stall" keeps both and says nothing any more.
     """
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._listener = socket.socket()
         self._countdown = -1
         self._how = ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self.hit = False
-        self.was_hit = asyncio.Event()
+        self.hit = asyncio.Event()
 
     def plan(self, packet: int, how: str) -> None:
-        self._countdown, self._how, self.hit = packet, how, False
-        self.was_hit.clear()
+        self._countdown, self._how = packet, how
+        self.hit.clear()
 
     async def start(self) -> int:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port: int = self._server.sockets[0].getsockname()[1]
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._spawn(self._accept())
+        port: int = self._listener.getsockname()[1]
         return port
 
     async def stop(self) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        self._listener.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        try:
-            await self._pass(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-            self._tasks.discard(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_unix_connection(self._socket)
-        answers = asyncio.create_task(self._answers(to_reader, writer))
-        try:
-            while packet := await reader.read(1 << 20):
-                how = ""
-                if self._countdown >= 0:
-                    self._countdown -= 1
-                    if self._countdown < 0:
-                        how, self.hit = self._how, True
-                        self.was_hit.set()
-                if how == "stall":
-                    await asyncio.Event().wait()
-                if how == "lose answer":
-                    answers.cancel()
-                    await asyncio.gather(answers, return_exceptions=True)
-                if how != "cut":
-                    to_writer.write(packet)
-                    await to_writer.drain()
-                if how == "lose answer":
-                    await to_reader.read(1)  # it has been done
-                if how:
-                    return
-        finally:
-            answers.cancel()
-            await asyncio.gather(answers, return_exceptions=True)
-            to_writer.close()
-            await asyncio.gather(to_writer.wait_closed(), return_exceptions=True)
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            client, _ = await loop.sock_accept(self._listener)
+            client.setblocking(False)
+            self._spawn(self._serve(client))
 
-    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while packet := await reader.read(1 << 20):
-            writer.write(packet)
-            await writer.drain()
+    async def _serve(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            server.setblocking(False)
+            await loop.sock_connect(server, str(self._path))
+            answers = self._spawn(self._answer(server, client))
+            try:
+                await self._request(client, server, answers)
+            finally:
+                answers.cancel()
+                await asyncio.wait([answers])
+
+    async def _request(self, client: socket.socket, server: socket.socket, answers: "asyncio.Task[None]") -> None:
+        loop = asyncio.get_running_loop()
+        while packet := await loop.sock_recv(client, 1 << 20):
+            how = ""
+            if self._countdown >= 0:
+                self._countdown -= 1
+                if self._countdown < 0:
+                    how = self._how
+                    self.hit.set()
+            if how == "cut":
+                return
+            if how == "stall":
+                await asyncio.Event().wait()
+            if how == "lose answer":
+                answers.cancel()
+                await asyncio.wait([answers])
+            await loop.sock_sendall(server, packet)
+            if how == "lose answer":
+                await loop.sock_recv(server, 1)  # it has been done
+                return
+
+    async def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while packet := await loop.sock_recv(server, 1 << 20):
+                await loop.sock_sendall(client, packet)
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[Path]:
-    async with engines.redis_server() as socket:
-        yield socket
+    async with engines.redis_server() as path:
+        yield path
 
 
 @pytest.fixture
@@ -139,7 +151,7 @@ async def test_a_broken_transaction(server: Path, proxy: Proxy, use_scripts: boo
                 done = True
             except StoreUnavailable:
                 done = False
-            hits += proxy.hit
+            hits += proxy.hit.is_set()
             proxy.plan(-1, "")
             entry, used, slices = await direct.get(EdgeKey(1, b"a"), CounterKey("usedSpace"), ChunkKey(7, 0))
             count = used or 0
@@ -204,7 +216,7 @@ async def test_many_tasks_over_a_connection_that_breaks(server: Path, proxy: Pro
         async def breaker() -> None:
             for round_ in range(12):
                 proxy.plan(3 + round_ % 4, ("cut", "lose answer")[round_ % 2])
-                await proxy.was_hit.wait()
+                await proxy.hit.wait()
 
         breaking = asyncio.create_task(breaker())
         await asyncio.gather(*(worker(number) for number in range(1, 9)))
@@ -233,7 +245,8 @@ async def test_ids_are_not_taken_twice_after_a_lost_answer(server: Path, proxy: 
         await store.close()
 
 
-async def test_a_server_that_is_gone(server: Path, proxy: Proxy) -> None:
+async def test_a_server_that_is_gone(server: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jfs.meta.engines.redis.link._PATIENCE", 0.1)
     store = await open_store(f"redis://127.0.0.1:{await proxy.start()}/0")
     try:
         await proxy.stop()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jfs.sidecar import frames, mounts
-from jfs.sidecar.volumes import Action, ClearMount, Close, Command, Log, Send, Start, Stop, Volumes
+from jfs.sidecar.volumes import BROKEN_SECONDS, Action, ClearMount, Close, Command, Log, Send, Start, Stop, Volumes
 from jfs.sidecar.worker import Worker
 
 SOCKET = "s"
@@ -59,7 +59,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # only the wake-up is wanted
         self._selector.register(wake_read, selectors.EVENT_READ, None)
         try:
-            while not (self._volumes.terminating and not self._workers):
+            while not self._ended():
                 self._turn(wake_read)
             log("All volumes are flushed and unmounted; ending.")
             return 0
@@ -73,10 +73,13 @@ class Supervisor:
     def _on_terminate(self, _number: int, _frame: Any) -> None:
         self._terminate = True
 
-    def _turn(self, wake_read: int) -> None:
+    def _ended(self) -> bool:
         if self._terminate and not self._volumes.terminating:
-            log(f"Asked to end: flushing and unmounting, at most {self._grace:.0f} s.")
+            log(f"Asked to end: flushing and unmounting, at most {self._grace:g} s.")
             self._do(self._volumes.terminate(self._grace))
+        return self._volumes.terminating and not self._workers
+
+    def _turn(self, wake_read: int) -> None:
         now = time.monotonic()
         if self._socket is None and now >= self._connect_at and not self._volumes.terminating:
             self._connect(now)
@@ -161,7 +164,7 @@ class Supervisor:
         try:
             frame = frames.decode(packet)
         except frames.BadFrame as error:
-            self._do([Close(f"Connection to the node service closed. {error}", 1.0)])
+            self._do([Close(f"Connection to the node service closed. {error}", BROKEN_SECONDS)])
             return
         if frame is None:
             log(f"A frame of type {frames.kind(packet)} is unknown here and ignored.")

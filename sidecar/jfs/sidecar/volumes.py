@@ -20,6 +20,9 @@ from jfs.sidecar import frames
 MOUNT_LOST = "MountLost"
 WORKER_ENDED = "WorkerEnded"
 STOPPING_SECONDS = 10.0  # a worker that is asked to end for a newer generation or a DETACH is killed after this
+# Least seconds until the next attempt to connect, after the node service refused us or broke the protocol.
+REFUSED_SECONDS = 1.0
+BROKEN_SECONDS = 0.2
 
 # The volume's Secret has JuiceFS CSI's keys; the worker's document has these.
 _STORAGE_KEYS = (
@@ -155,9 +158,9 @@ class Volumes:
                     self.welcomed = True
                     return [Log(f"Connected to the node service of {frame.node}.")]
                 case frames.Refused():
-                    return [Close(f"The node service refused this sidecar: {frame.message}", 5.0)]
+                    return [Close(f"The node service refused this sidecar: {frame.message}", REFUSED_SECONDS)]
                 case _:
-                    return [Close("The node service's first frame is neither WELCOME nor REFUSED.", 1.0)]
+                    return [Close("The node service's first frame is neither WELCOME nor REFUSED.", BROKEN_SECONDS)]
         match frame:
             case frames.Attach():
                 return self._attach(frame)
@@ -166,7 +169,7 @@ class Volumes:
             case frames.Detach():
                 return self._detach(frame)
             case _:
-                return [Close(f"A {type(frame).__name__.upper()} frame came out of order.", 1.0)]
+                return [Close(f"A {type(frame).__name__.upper()} frame came out of order.", BROKEN_SECONDS)]
 
     def _attach(self, attach: frames.Attach) -> list[Action]:
         if attach.generation <= self._newest.get(attach.volume, 0):

@@ -40,5 +40,5 @@ def _install(handler: logging.Handler, level: int) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    for noisy in ("botocore", "aiobotocore", "urllib3", "asyncio"):
+    for noisy in ("botocore", "aiobotocore", "asyncio", "pyfuse3"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

@@ -68,7 +68,7 @@ class Informant:
             {
                 "ChunkIndex": indx,
                 "Slices": [
-                    {"Id": piece.id, "Size": piece.size, "Off": piece.off, "Len": piece.len} for piece in view(records)
+                    {"id": piece.id, "size": piece.size, "off": piece.off, "len": piece.len} for piece in view(records)
                 ],
             }
             for indx, records in await self._meta.file_chunks(ino)

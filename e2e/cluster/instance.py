@@ -103,13 +103,13 @@ class Cluster:
         first.returncode = 0  # it lives on; the interpreter must not warn about it
 
     def _settle(self) -> None:
-        kubectl = self.kubectl("kube-system")
+        kubectl = self.kubectl()
         until("the node's object", lambda: kubectl.find("node", layout.NODE))
         kubectl.wait(f"node/{layout.NODE}", "condition=Ready")
         kubectl.apply(*layout.dns_documents())
         # pods are refused until this exists
-        until("the default service account", lambda: kubectl.into("default").find("serviceaccount", "default"))
-        kubectl("rollout", "status", "deployment/coredns", "--timeout=180s")
+        until("the default service account", lambda: kubectl.find("serviceaccount", "default"))
+        kubectl.into("kube-system")("rollout", "status", "deployment/coredns", "--timeout=180s")
 
     def _keep_logs(self) -> Path:
         kept = layout.STATES / f"{self.instance.name}.failed"
@@ -177,7 +177,7 @@ class Cluster:
         """Before a command: it keeps the host's files and processes and gets the node's network."""
         return tuple(self._inside("-n"))
 
-    def kubectl(self, namespace: str = "default") -> Kubectl:
+    def kubectl(self, namespace: str | None = None) -> Kubectl:
         return Kubectl(self.network(), self.environment(), namespace)
 
     def run(self, *command: str, check: bool = True) -> str:

@@ -38,17 +38,17 @@ def program() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
-    """kubectl with a way to reach a cluster (`prefix` runs it there) and a namespace."""
+    """kubectl with a way to reach a cluster (`prefix` runs it there) and a namespace; without one, documents name their own."""
 
     prefix: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    namespace: str = "default"
+    namespace: str | None = None
 
     def into(self, namespace: str) -> "Kubectl":
         return replace(self, namespace=namespace)
 
     def command(self, *arguments: str) -> list[str]:
-        return [*self.prefix, program(), "-n", self.namespace, *arguments]
+        return [*self.prefix, program(), *(["-n", self.namespace] if self.namespace else []), *arguments]
 
     def process(
         self, *arguments: str, given: str | None = None, timeout: float = SECONDS + 60

@@ -60,17 +60,27 @@ _RECIPES = {
 }
 
 
-def path(name: str) -> Path:
-    """The image's archive; makes it now if it is not kept."""
+def key(name: str) -> str:
+    """Changes when the image would be built from something else."""
     if name in PRODUCT:
-        return product.archive(name, NAMES[name])
-    recipe = _RECIPES[name]
+        return product.key(name)
     source = Path(archive.__file__).read_bytes(), Path(__file__).read_bytes()
     # a program is told by its size and date: reading them all would cost seconds each time
-    states = [f"{file} {file.resolve().stat().st_size} {file.resolve().stat().st_mtime_ns}" for file in recipe.inputs()]
+    states = [
+        f"{file} {file.resolve().stat().st_size} {file.resolve().stat().st_mtime_ns}"
+        for file in _RECIPES[name].inputs()
+    ]
+    return cache.key(NAMES[name], *source, *states)
+
+
+def path(name: str) -> Path:
+    """The image's archive; makes it now if it is not kept. Raises BuildError."""
 
     def make(place: Path) -> None:
+        if name in PRODUCT:
+            product.make(name, NAMES[name], place)
+            return
         with step(f"making the image {NAMES[name]}"):
-            recipe.make(place, NAMES[name])
+            _RECIPES[name].make(place, NAMES[name])
 
-    return cache.kept("images", name, cache.key(NAMES[name], *source, *states), make)
+    return cache.kept("images", name, key(name), make)

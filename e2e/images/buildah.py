@@ -7,11 +7,9 @@ One process at a time: callers hold the lock of `cache.kept`.
 import functools
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from e2e import cache
-
 
 MOST_LAYERS = 40
 
@@ -60,9 +58,3 @@ def build(dockerfile: Path, context: Path, image: str) -> None:
 
 def export(image: str, place: Path) -> None:
     run("push", "--quiet", image, f"docker-archive:{place}:{image}")
-
-
-def push(image: str, reference: str) -> None:
-    """To a registry; credentials are those of `buildah login` or `docker login`."""
-    print(f"pushing {reference}", file=sys.stderr)
-    run("push", "--quiet", image, f"docker://{reference}")

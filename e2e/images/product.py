@@ -18,12 +18,8 @@ def key(name: str) -> str:
     return cache.key(tree, base.key())
 
 
-def archive(name: str, image: str) -> Path:
-    """The archive of `Dockerfile.<name>` built as `image`; builds it now if the tree has changed."""
-    return cache.kept("images", name, key(name), lambda place: _make(name, image, place))
-
-
-def _make(name: str, image: str, place: Path) -> None:
+def make(name: str, image: str, place: Path) -> None:
+    """Builds `Dockerfile.<name>` as `image` and writes its archive. Raises BuildError."""
     with cache.locked("buildah"):
         base.ensure()
         with step(f"building {image} from Dockerfile.{name}"):

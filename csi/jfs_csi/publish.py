@@ -219,9 +219,13 @@ class Publisher:
         self._states.load()
         await self.sweep()
         for pod_uid in {state.pod_uid for state in self._states.all()}:
-            async with self._control.lock(pod_uid):
-                self._control.restore(pod_uid)
-                await self._control.listen(pod_uid)
+            try:
+                async with self._control.lock(pod_uid):
+                    self._control.restore(pod_uid)
+                    await self._control.listen(pod_uid)
+            except OSError as error:
+                # One pod's trouble must not keep the node's others from working.
+                log.error("Pod %s could not be taken over: %s", pod_uid, error)
 
     async def sweep(self) -> None:
         """Unpublish the volumes of pods whose directory the kubelet has removed (force-deleted ones)."""

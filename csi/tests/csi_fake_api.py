@@ -1,4 +1,4 @@
-"""A few paths of the Kubernetes API in memory: pods can be read, events created, read and patched. Real HTTP."""
+"""A few paths of the Kubernetes API in memory: pods can be read, events created and patched. Real HTTP."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -59,10 +59,6 @@ class FakeApi:
         self.events[key] = event
         return web.json_response(event, status=201)
 
-    async def _get_event(self, request: web.Request) -> web.Response:
-        event = self._find(self.events, request)
-        return _missing("events") if event is None else web.json_response(event)
-
     async def _patch_event(self, request: web.Request) -> web.Response:
         event = self._find(self.events, request)
         if event is None:
@@ -78,7 +74,6 @@ class FakeApi:
             [
                 web.get("/api/v1/namespaces/{namespace}/pods/{name}", self._get_pod),
                 web.post("/api/v1/namespaces/{namespace}/events", self._create_event),
-                web.get("/api/v1/namespaces/{namespace}/events/{name}", self._get_event),
                 web.patch("/api/v1/namespaces/{namespace}/events/{name}", self._patch_event),
             ]
         )

@@ -225,9 +225,14 @@ class Pod:
     async def unpublish(self, volume: str) -> None:
         await self.node.unpublish(f"handle-{volume}", self.target(volume))
 
+    @property
+    def inside(self) -> Path:
+        """Where the sidecar's container has the control volume; /run/jfs in a cluster."""
+        return self.node.root / f"run-{self.uid}"
+
     def start_sidecar(self, *worker: str) -> None:
-        """A container: its own mount namespace, the control volume at /run/jfs … here at a directory of the test."""
-        inside = self.node.root / f"run-{self.uid}"
+        """The sidecar's container: a mount namespace with the control volume, and the supervisor in it."""
+        inside = self.inside
         inside.mkdir(exist_ok=True)
         control = self.target("juicefs-control")
         script = f'mount --rbind {control} {inside} && exec "$@"'
@@ -268,8 +273,19 @@ class Pod:
         await until(lambda: self._reads(volume), f"{volume} is mounted\n{self.logs()}")
 
     def _reads(self, volume: str) -> bool:
+        return self.reads(volume, "file") == b"tiny\n"
+
+    def reads(self, volume: str, name: str) -> bytes | None:
+        """A file's content through the target path; None if it cannot be read now."""
         try:
-            return (self.seen(volume) / "file").read_bytes() == b"tiny\n"
+            return (self.seen(volume) / name).read_bytes()
+        except OSError:
+            return None
+
+    def is_mounted(self, volume: str) -> bool:
+        """Whether the target answers as the root of a volume."""
+        try:
+            return os.stat(self.seen(volume)).st_ino == 1
         except OSError:
             return False
 

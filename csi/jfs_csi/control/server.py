@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _SO_SNDBUFFORCE = 32
 _HELLO_WITHIN = 10.0  # seconds until a connection must have said HELLO
+_ACCEPT_AGAIN = 1.0
 _SEND_WITHIN = 2.0  # seconds until a packet must have found room in the socket's buffer
 
 
@@ -203,7 +204,12 @@ class ControlServer:
     async def _accept(self, pod: _Pod, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # out of descriptors, for one: it passes
+                log.error("Pod %s: a sidecar could not be accepted: %s", pod.control.pod_uid, error)
+                await asyncio.sleep(_ACCEPT_AGAIN)
+                continue
             task = asyncio.create_task(self._serve(pod, connection), name=f"control session {pod.control.pod_uid}")
             pod.tasks.add(task)
             task.add_done_callback(pod.tasks.discard)

@@ -50,8 +50,9 @@ class ObjectStorage(Protocol):
         ...
 
     def list(self, prefix: str = "", after: str = "") -> AsyncIterator[ObjectInfo]:
-        """All objects whose keys begin with *prefix* and are greater than *after*, in the byte order of their keys. Objects put or
-        deleted meanwhile may or may not appear. An empty or missing bucket yields nothing or raises ObjectUnavailable."""
+        """All objects whose keys begin with *prefix* and are greater than *after*, in the byte order of their keys (an S3 server
+        decides: SeaweedFS sorts `a/` before `a-`). Objects put or deleted meanwhile may or may not appear. A missing bucket
+        yields nothing or raises ObjectUnavailable."""
         ...
 
     async def create_bucket(self) -> None:

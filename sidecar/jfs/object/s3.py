@@ -175,7 +175,8 @@ class S3Storage:
             data=_Body(data) if data is not None else None,
             allow_redirects=False,
         ) as response:
-            return _Answer(response.status, response.headers, await _body(response))
+            body = b"" if method == "HEAD" else await _body(response)
+            return _Answer(response.status, response.headers, body)
 
     def _open_session(self) -> aiohttp.ClientSession:
         options = self._options

@@ -19,7 +19,7 @@ from jfs.errors import ConfigError
 
 _AWS: Final = ".amazonaws.com"
 _AWS_REGION: Final = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.|accesspoint\.|fips\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.")
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def parse_bucket_url(kind: str, url: str, environment: Mapping[str, str]) -> Buc
         region = found.group(1)
     if segments:
         return _checked(BucketAddress(secure, host, segments[0], region, True, verify), url)
-    label, _, rest = host.partition("")
+    label, _, rest = host.partition(".")
     if kind == "minio" or _is_address(parts.hostname or "") or (not rest and port is not None):
         raise ConfigError(f"the bucket URL {_shown(url)} names no bucket: write {parts.scheme}://{host}/BUCKET")
     if not rest:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from jfs_webhook.api import ApiClient, ApiError
 from jfs_webhook.certificates import Lifetimes
+from jfs_webhook.settings import JsonObject
 from jfs_webhook.trust import Identity, Trust
 from webhook_api_server import FakeApiServer, api_server
 
@@ -150,6 +151,41 @@ async def test_overwritten_configuration_is_put_right(server: tuple[FakeApiServe
     fake.objects[CONFIGURATION]["webhooks"][1]["clientConfig"]["caBundle"] = "bm9uc2Vuc2U="
     await trust.round()
     assert bundles(fake) == [bundle, bundle]
+
+
+class Meddler:
+    """Passes everything on, and changes the configuration just before the first patch of it arrives."""
+
+    def __init__(self, fake: FakeApiServer, client: ApiClient) -> None:
+        self._fake = fake
+        self._client = client
+        self._meddled = False
+
+    async def get(self, path: str) -> JsonObject | None:
+        return await self._client.get(path)
+
+    async def create(self, path: str, body: JsonObject) -> JsonObject:
+        return await self._client.create(path, body)
+
+    async def replace(self, path: str, body: JsonObject) -> JsonObject:
+        return await self._client.replace(path, body)
+
+    async def patch(self, path: str, operations: list[JsonObject]) -> JsonObject:
+        if not self._meddled:
+            self._meddled = True
+            changed = self._fake.objects[CONFIGURATION]
+            changed["webhooks"].append({"name": "c", "clientConfig": {}})
+            self._fake.put(CONFIGURATION, changed)
+        return await self._client.patch(path, operations)
+
+
+async def test_configuration_changed_meanwhile_is_read_again(server: tuple[FakeApiServer, ApiClient]) -> None:
+    fake, client = server
+    trust = Trust(Meddler(fake, client), IDENTITY)
+    await trust.round()
+    assert len(bundles(fake)) == 3
+    assert len(set(bundles(fake))) == 1
+    assert trust.ready
 
 
 async def test_foreign_secret_is_replaced_and_its_content_not_logged(

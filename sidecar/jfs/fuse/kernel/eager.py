@@ -36,6 +36,9 @@ class _StandIn:
         self._early = max(0, self._early - 1)
         return self._early
 
+    def done(self) -> bool:
+        return self.task is not None and self.task.done()
+
     def cancelled_early(self) -> bool:
         return self._early > 0
 

@@ -1,0 +1,224 @@
+"""The FUSE protocol's structures, and running handlers without tasks."""
+
+import asyncio
+import errno
+import struct
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from jfs.errors import FsError
+from jfs.format.constants import DIRECTORY, FILE
+from jfs.fuse import requests
+from jfs.fuse.kernel import eager, protocol, session
+from jfs.fuse.mounting import MountError
+from jfs.fuse.requests import Timeouts
+from jfs.meta.model.attr import Attr
+from jfs.vfs.directories import Item
+
+FILE_ATTR = Attr(0, FILE << 12 | 0o4755, 1, 2, 10, 11, -20, 21, 30, 31, 3, 1025, 0x501, 1)
+VALID = protocol.Valid.of(Timeouts(1.5, 2.0, 3.0, 0.0))
+
+
+def request(opcode: int, node: int, body: bytes) -> tuple[memoryview, int]:
+    end = protocol.HEADER + len(body)
+    head = protocol.IN_HEADER.pack(end, opcode, 7, node, 0, 0, 1, 0, 0)
+    buffer = memoryview(bytearray(head + body + b"rubbish behind the request"))
+    return buffer, end
+
+
+def decode(opcode: int, body: bytes, node: int = 5) -> tuple[Any, ...]:
+    view, end = request(opcode, node, body)
+    return protocol.OPERATIONS[opcode][1](node, view, end)
+
+
+def test_header_and_structure_sizes_are_the_kernels() -> None:
+    assert protocol.HEADER == 40
+    assert len(protocol.entry_out(9, FILE_ATTR, VALID)) == 128
+    assert len(protocol.attr_out(9, FILE_ATTR, VALID)) == 104
+    assert len(protocol.negative_out((1, 0))) == 128
+    assert len(protocol.open_out(requests.Opened(3))) == 16
+
+
+def test_entry_holds_attributes_and_time_outs() -> None:
+    raw = protocol.entry_out(9, FILE_ATTR, VALID)
+    nodeid, generation, entry, attr, entry_nsec, attr_nsec = struct.unpack_from("<QQQQII", raw)
+    assert (nodeid, generation, entry, attr, entry_nsec, attr_nsec) == (9, 1, 2, 1, 0, 500_000_000)
+    ino, size, blocks, atime, mtime, ctime, *rest = struct.unpack_from("<QQQqqqIIIIIIIIII", raw, 40)
+    assert (ino, size, blocks, atime, mtime, ctime) == (9, 1025, 3, 10, -20, 30)
+    assert rest == [11, 21, 31, 0o104755, 3, 1, 2, 0x501, 0x10000, 0]
+    directory = FILE_ATTR._replace(kind_mode=DIRECTORY << 12 | 0o755)
+    assert struct.unpack_from("<Q", protocol.entry_out(9, directory, VALID), 16) == (3,)
+
+
+def test_decoders() -> None:
+    assert decode(1, b"name\0") == (5, b"name")
+    assert decode(3, struct.pack("<IIQ", 1, 0, 77)) == (5, 77)
+    assert decode(3, struct.pack("<IIQ", 0, 0, 77)) == (5, None)
+    assert decode(6, b"link\0target\0") == (5, b"link", b"target")
+    assert decode(8, struct.pack("<IIII", 0o10644, 0x103, 0, 0) + b"f\0") == (5, b"f", 0o10644, 0x103)
+    assert decode(9, struct.pack("<II", 0o755, 0o22) + b"d\0") == (5, b"d", 0o755)
+    assert decode(12, struct.pack("<Q", 6) + b"a\0b\0") == (5, b"a", 6, b"b", 0)
+    assert decode(45, struct.pack("<QII", 6, 2, 0) + b"a\0b\0") == (5, b"a", 6, b"b", 2)
+    assert decode(13, struct.pack("<Q", 9) + b"l\0") == (9, 5, b"l")
+    assert decode(35, struct.pack("<IIII", 0x8042, 0o100644, 0, 0) + b"c\0") == (5, b"c", 0o100644, 0x8042)
+    assert decode(15, struct.pack("<QQIIQII", 3, 4096, 100, 0, 0, 0, 0)) == (5, 3, 4096, 100)
+    node, fh, offset, data = decode(16, struct.pack("<QQIIQII", 3, 8, 4, 0, 0, 0, 0) + b"data")
+    assert (node, fh, offset, bytes(data)) == (5, 3, 8, b"data")
+    assert decode(21, struct.pack("<II", 3, 1) + b"user.x\0a\0c") == (5, b"user.x", b"a\0c", 1)
+    assert decode(22, struct.pack("<II", 64, 0) + b"user.x\0") == (5, b"user.x", 64)
+
+
+def test_setattr_decodes_times_before_1970() -> None:
+    valid = requests.ATIME | requests.MTIME | requests.MODE | requests.SIZE | requests.FH
+    body = struct.pack("<IIQQQQQQIIIIIIII", valid, 0, 44, 555, 0, (1 << 64) - 2, 7, 0, 5, 6, 0, 0o100600, 0, 1, 2, 0)
+    node, change, fh = decode(4, body)
+    assert (node, fh, change.size) == (5, 44, 555)
+    assert change.atime == -2_000_000_000 + 5
+    assert change.mtime == 7_000_000_006
+    assert change.change().mode == 0o600
+    assert change.change().uid is None
+
+
+def test_forgets() -> None:
+    view, _ = request(protocol.FORGET, 8, struct.pack("<Q", 3))
+    assert protocol.forgotten(protocol.FORGET, 8, view) == [(8, 3)]
+    view, _ = request(protocol.BATCH_FORGET, 0, struct.pack("<IIQQQQ", 2, 0, 8, 1, 9, 2))
+    assert protocol.forgotten(protocol.BATCH_FORGET, 0, view) == [(8, 1), (9, 2)]
+
+
+def test_listing_stops_where_the_buffer_ends_and_cookies_skip_removed_entries() -> None:
+    items = [Item(b"a", 2, FILE, FILE_ATTR), None, Item(b"bcdefghij", 3, DIRECTORY, None), Item(b"z", 4, FILE, None)]
+    raw = protocol.directory(items, 10, 32 + 40)
+    assert struct.unpack_from("<QQII", raw) == (2, 11, 1, 8)
+    assert raw[24:25] == b"a"
+    assert struct.unpack_from("<QQII", raw, 32) == (3, 13, 9, 4)
+    assert len(raw) == 72
+    plus = protocol.directory_plus(items, 10, 1000, VALID)
+    assert struct.unpack_from("<Q", plus) == (2,)
+    assert struct.unpack_from("<Q", plus, 160) == (0,)  # no attributes: the kernel asks itself
+    assert struct.unpack_from("<QQII", plus, 160 + 128) == (3, 13, 9, 4)
+
+
+def test_init_agrees_on_what_both_sides_can() -> None:
+    offered = struct.pack("<IIII", 7, 45, 131072, 0xFFFFFFFF)
+    reply, agreed = session.answer(1, offered, 1 << 20)
+    assert agreed.minor == 38
+    assert agreed.max_write == 1 << 20
+    assert agreed.flags == session.WANTED
+    assert len(reply) == 16 + 64
+    _, agreed = session.answer(1, struct.pack("<IIII", 7, 31, 131072, 0), 1 << 20)
+    assert (agreed.minor, agreed.flags, agreed.max_write) == (31, 0, 131072)
+    with pytest.raises(MountError, match=r"FUSE 7\.19"):
+        session.answer(1, struct.pack("<IIII", 7, 19, 131072, 0), 1 << 20)
+
+
+async def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Start from a callback of the loop, outside any task, as the host does."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Any] = loop.create_future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(eager.start(coroutine, loop))
+        except Exception as error:
+            outcome.set_exception(error)
+
+    loop.call_soon(call)
+    return await outcome
+
+
+async def test_a_handler_that_does_not_wait_gets_no_task() -> None:
+    before = asyncio.all_tasks()
+
+    async def handler() -> int:
+        return 42
+
+    assert await start(handler()) == 42
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_handler_that_fails_at_once_raises() -> None:
+    async def handler() -> None:
+        raise FsError(errno.ENOENT)
+
+    with pytest.raises(FsError):
+        await start(handler())
+
+
+async def test_a_handler_that_waits_goes_on_in_a_task() -> None:
+    first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    second: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def handler() -> int:
+        return await first + await second
+
+    waiting = await start(handler())
+    assert isinstance(waiting, eager.Waiting)
+    first.set_result(1)
+    await asyncio.sleep(0)
+    second.set_result(2)
+    assert await waiting.task == 3
+
+
+async def test_errors_of_what_is_awaited_reach_the_handler() -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def handler() -> str:
+        try:
+            await future
+        except ValueError:
+            await asyncio.sleep(0)
+            return "caught"
+        return "missed"
+
+    waiting = await start(handler())
+    future.set_exception(ValueError("x"))
+    assert await waiting.task == "caught"
+
+
+async def test_cancelling_interrupts_where_it_waits() -> None:
+    cleaned: list[str] = []
+
+    async def handler() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("yes")
+
+    waiting = await start(handler())
+    await asyncio.sleep(0)
+    waiting.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting.task
+    assert cleaned == ["yes"]
+
+
+async def test_a_timeout_opened_before_the_first_wait_works() -> None:
+    async def handler() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.get_running_loop().create_future()
+        except TimeoutError:
+            return "timed out"
+        return "never"
+
+    waiting = await start(handler())
+    assert await waiting.task == "timed out"
+    assert waiting.task.cancelling() == 0
+
+
+async def test_a_task_group_opened_before_the_first_wait_works() -> None:
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("inner")
+
+    async def handler() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            await asyncio.get_running_loop().create_future()
+
+    waiting = await start(handler())
+    with pytest.raises(ExceptionGroup):
+        await waiting.task

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
+import grpc.aio
 from aiohttp import web
 from jfs_api import names
 
@@ -64,7 +64,7 @@ class NodeService:
         self._metrics = Metrics()
         self._events = EventReporter(api, settings.node_name, settings.driver_name)
         self._control = ControlServer(self._tree, self._layout, self._states, settings.node_name, self._notify)
-        self._connections = _fuse_connections()
+        self._connections = FuseConnections()
         self._publisher = Publisher(self._tree, self._layout, self._states, self._control, self._connections)
         endpoint = settings.endpoint.removeprefix("unix://")
         self._registration = Registration(settings.driver_name, endpoint)
@@ -84,8 +84,7 @@ class NodeService:
     async def running(self) -> AsyncIterator[None]:
         """Serves inside the block."""
         async with contextlib.AsyncExitStack() as stack:
-            if self._connections is not None:
-                stack.callback(self._connections.close)
+            stack.callback(self._connections.close)
             if self._api is not None:
                 stack.push_async_callback(self._api.close)
             stack.push_async_callback(self._control.close)
@@ -131,14 +130,6 @@ class NodeService:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
         self.http_addresses += [(address[0], address[1]) for address in runner.addresses]
-
-
-def _fuse_connections() -> FuseConnections | None:
-    try:
-        return FuseConnections()
-    except OSError as error:
-        log.warning("FUSE connections cannot be aborted on this node: %s", error)
-        return None
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

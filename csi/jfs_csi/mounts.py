@@ -6,6 +6,7 @@ the asyncio side runs them in threads.
 """
 
 import ctypes
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from jfs_csi.directories import Tree
 from jfs_csi.layout import Names
+
+log = logging.getLogger(__name__)
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -140,18 +143,24 @@ def detach(tree: Tree, target: Names) -> int:
 class FuseConnections:
     """The kernel's control file system of FUSE, mounted nowhere: reached through the descriptor of a detached mount.
 
-    A connection's files are opened *before* its mount is taken away: minors are reused, an open file is not.
+    A connection's files are opened *before* its mount is taken away: minors are reused, an open file is not. Reached at
+    the first use: until some FUSE file system was mounted the module may not be loaded.
     """
 
     def __init__(self) -> None:
-        self._root = _open_fusectl()
+        self._root: int | None = None
 
     def hold(self, device: str) -> "FuseConnection | None":
-        """The connection of the FUSE superblock `0:minor`; None if it is gone already."""
+        """The connection of the FUSE superblock `0:minor`; None if it is gone already or cannot be reached."""
         minor = device.partition(":")[2]
         try:
+            if self._root is None:
+                self._root = _open_fusectl()
             waiting = os.open(f"{minor}/waiting", os.O_PATH | os.O_CLOEXEC, dir_fd=self._root)
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("FUSE connection %s cannot be watched, nor aborted if it hangs: %s", minor, error)
             return None
         try:
             abort = os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._root)
@@ -161,7 +170,9 @@ class FuseConnections:
         return FuseConnection(waiting, abort)
 
     def close(self) -> None:
-        os.close(self._root)
+        if self._root is not None:
+            os.close(self._root)
+            self._root = None
 
 
 class FuseConnection:

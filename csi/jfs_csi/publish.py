@@ -62,7 +62,7 @@ class Publication:
 
 
 class Publisher:
-    """The node's published volumes. `connections` None: FUSE connections cannot be aborted on this node."""
+    """The node's published volumes."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Publisher:
         layout: Layout,
         states: StateStore,
         control: ControlServer,
-        connections: FuseConnections | None,
+        connections: FuseConnections,
     ) -> None:
         self._tree, self._layout, self._states = tree, layout, states
         self._control, self._connections = control, connections
@@ -155,7 +155,6 @@ class Publisher:
 
     def _take_away(self, mountpoints: Iterable[Names]) -> list[FuseConnection]:
         """Detach everything on the directories; the FUSE connections that were mounted there, still held open."""
-        held: list[FuseConnection] = []
         by_path = {self._tree.mount_path(relative): relative for relative in mountpoints}
         # Those below count too: detaching a control volume takes them along.
         below = tuple(path + "/" for path in by_path)
@@ -164,9 +163,8 @@ class Publisher:
             for mount in mountinfo()
             if mount.is_fuse and (mount.path in by_path or mount.path.startswith(below))
         }
-        if self._connections is not None:
-            found = (self._connections.hold(device) for device in devices)
-            held = [connection for connection in found if connection is not None]
+        found = (self._connections.hold(device) for device in devices)
+        held = [connection for connection in found if connection is not None]
         try:
             for relative in by_path.values():
                 detach(self._tree, relative)

@@ -30,7 +30,7 @@ class Message(Protocol):
     """What protobuf's generated classes have in common, as far as it matters here."""
 
     @staticmethod
-    def FromString(data: bytes) -> Any: ...
+    def FromString(data: bytes, /) -> Any: ...
 
 
 Handler = Callable[[Any], Awaitable[Any]]

@@ -259,6 +259,23 @@ class Pod:
         assert process.stdout.readline() == b"up\n"
         return Path(f"/proc/{process.pid}/root{inside}")
 
+    def ready(self, pid: int | None = None, control: str | None = None) -> tuple[int, str]:
+        """The startup probe, `jfs ready`: exit status and what it prints. In the sidecar's container, or in the mount
+        namespace of another process with the control directory as that sees it.
+        """
+        if pid is None:
+            assert self.sidecar is not None
+            pid = self.sidecar.pid
+        command = [sys.executable, "-m", "jfs", "ready", "--control", control or str(self.inside)]
+        result = subprocess.run(
+            ["nsenter", "-t", str(pid), "-m", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        return result.returncode, result.stdout
+
     def kill_container(self) -> None:
         """SIGKILL to the supervisor and, as the end of a pid namespace would, to its workers."""
         assert self.sidecar is not None

@@ -199,6 +199,23 @@ def stat_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+async def test_the_probe_tells_live_dead_and_hung_mounts_apart(node: Node) -> None:
+    pod = await started(node, "data", "more", options=["hang"])
+    assert pod.ready() == (0, "")
+    (pod.tiny / "hang").touch()
+    code, sentence = pod.ready()
+    assert (code, sentence) == (1, "Not ready: volume data does not answer; volume more does not answer.\n")
+    (pod.tiny / "hang").unlink()
+    pod.kill_container()
+    assert pod.ready(node.pid, pod.target("juicefs-control")) == (
+        1,
+        "Not ready: volume data is dead; volume more is dead.\n",
+    )
+    pod.start_sidecar("-c", "import time; time.sleep(600)")
+    await until(lambda: "took away" in node.log.read_text(), "the dead mounts are cleared")
+    await until(lambda: "not mounted; volume more is not mounted" in pod.ready()[1], "both are cleared")
+
+
 async def test_a_failing_mount_is_reported_and_can_be_deleted(node: Node) -> None:
     pod = Pod(node)
     await pod.publish_control()

@@ -41,22 +41,9 @@ async def started(node: Node, url: str, **fields: object) -> Pod:
     return pod
 
 
-def ready(pod: Pod) -> tuple[int, str]:
-    """`jfs ready` in the sidecar's container."""
-    assert pod.sidecar is not None
-    result = subprocess.run(
-        ["nsenter", "-t", str(pod.sidecar.pid), "-m", sys.executable, "-m", "jfs", "ready", "--control", pod.inside],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
-    return result.returncode, result.stdout
-
-
 async def test_two_pods_share_a_volume(node: Node, volume: str) -> None:
     first, second = await started(node, volume), await started(node, volume)
-    assert ready(first) == (0, "")
+    assert first.ready() == (0, "")
     (first.seen("data") / "hello").write_text("from the first pod")
     assert (second.seen("data") / "hello").read_text() == "from the first pod"
     assert os.stat(second.seen("data")).st_ino == 1
@@ -79,7 +66,7 @@ async def test_a_killed_sidecar_loses_nothing_that_was_closed(node: Node, volume
     pod.start_sidecar(*WORKER)
     await until(lambda: pod.reads("data", "kept") == b"x" * 100_000, f"mounted again\n{pod.logs()}")
     assert pod.state("data")["generation"] == 2
-    assert ready(pod) == (0, "")
+    assert pod.ready() == (0, "")
 
 
 async def test_a_read_only_volume_refuses_writes(node: Node, volume: str) -> None:
@@ -94,7 +81,7 @@ async def test_a_database_without_volume_is_reported(node: Node, tmp_path: Path)
     await pod.publish("data", secrets={"metaurl": f"sqlite3://{tmp_path}/none.db"})
     pod.start_sidecar(*WORKER)
     await until(lambda: "JuiceFSMountFailed" in node.log.read_text(), f"reported\n{pod.logs()}")
-    code, sentence = ready(pod)
+    code, sentence = pod.ready()
     assert (code, sentence) == (1, "Not ready: volume data is not mounted.\n")
     await pod.unpublish("data")
     await pod.unpublish("juicefs-control")

@@ -5,9 +5,11 @@ last. At SIGTERM readiness goes first, requests are taken for the drain time, an
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -24,8 +26,26 @@ log = logging.getLogger("jfs_webhook")
 SHUTDOWN_SECONDS = 6.0
 
 
-async def serve(arguments: Arguments, client: ApiClient, stop: asyncio.Event) -> None:
-    """Serve until `stop`. Raises OSError if a port is taken."""
+def listen(port: int) -> socket.socket:
+    """A listening socket on all addresses, of both families where the machine has both. Raises OSError."""
+    try:
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except ValueError:
+        pass  # no dual stack here
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+    return socket.create_server(("0.0.0.0", port))
+
+
+async def serve(
+    arguments: Arguments,
+    client: ApiClient,
+    stop: asyncio.Event,
+    admission_socket: socket.socket,
+    health_socket: socket.socket,
+) -> None:
+    """Serve on the two sockets until `stop`; closes them."""
     trust = Trust(client, arguments.identity)
     webhook = Webhook(client, arguments.settings, trust)
     health = web.AppRunner(webhook.health(), access_log=None)
@@ -34,9 +54,9 @@ async def serve(arguments: Arguments, client: ApiClient, stop: asyncio.Event) ->
     await admission.setup()
     rounds = asyncio.create_task(trust.run(), name="trust")
     try:
-        await web.TCPSite(health, port=arguments.health_port).start()
+        await web.SockSite(health, health_socket).start()
         # A handshake before the first certificate fails, which is what a webhook that is not ready should do.
-        await web.TCPSite(admission, port=arguments.port, ssl_context=trust.tls).start()
+        await web.SockSite(admission, admission_socket, ssl_context=trust.tls).start()
         log.info("started: sidecar %s, driver %s", arguments.settings.sidecar_image, arguments.settings.driver)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, rounds}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,8 +80,10 @@ async def run(arguments: Arguments) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with ApiClient(find_access(os.environ)) as client:
-        await serve(arguments, client, stop)
+    access = find_access(os.environ)
+    with listen(arguments.port) as admission, listen(arguments.health_port) as health:
+        async with ApiClient(access) as client:
+            await serve(arguments, client, stop, admission, health)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,20 +14,13 @@ import aiohttp
 import pytest
 from jfs_webhook import server as server_module
 from jfs_webhook.arguments import Arguments
-from jfs_webhook.main import serve
+from jfs_webhook.main import listen, serve
 from jfs_webhook.trust import Identity
 from webhook_api_server import FakeApiServer, api_server, claims, persistent_volumes
 from webhook_pods import SETTINGS, claim_volume, patched, pod_with
 
 IDENTITY = Identity("hook", "system", "hook-tls", "hook-configuration")
 CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/hook-configuration"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -72,13 +65,14 @@ class Running:
 
 @pytest.fixture
 async def running() -> AsyncIterator[Running]:
-    port, health = free_port(), free_port()
-    arguments = Arguments(SETTINGS, IDENTITY, port, health, 0.0, "info")
+    admission, health = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    port, health_port = admission.getsockname()[1], health.getsockname()[1]
+    arguments = Arguments(SETTINGS, IDENTITY, port, health_port, 0.0, "info")
     stop = asyncio.Event()
     async with api_server() as (api, client), aiohttp.ClientSession() as session:
         api.put(CONFIGURATION, {"metadata": {}, "webhooks": [{"clientConfig": {}}]})
-        task = asyncio.create_task(serve(arguments, client, stop))
-        url = f"http://127.0.0.1:{health}"
+        task = asyncio.create_task(serve(arguments, client, stop, admission, health))
+        url = f"http://127.0.0.1:{health_port}"
         try:
             async with asyncio.timeout(20):
                 while not await ready(session, url):
@@ -212,3 +206,10 @@ async def test_health_and_an_orderly_end(running: Running) -> None:
         await running.task
     with pytest.raises(aiohttp.ClientError):
         await running.get("/healthz")
+
+
+async def test_port_that_is_taken_is_an_error_before_anything_starts() -> None:
+    with listen(0) as taken:
+        address = taken.getsockname()
+        with pytest.raises(OSError, match="in use"):
+            listen(address[1])

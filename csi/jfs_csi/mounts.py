@@ -1,4 +1,4 @@
-"""mount(2), umount2(2), /proc/self/mountinfo and the abort switch of FUSE connections.
+"""Bind mounts, umount2(2), /proc/self/mountinfo and the abort switch of FUSE connections.
 
 The lowest layer of the driver: system calls by ctypes, because a program that serves gRPC must not fork `mount`. What is
 mounted is decided from mountinfo only, never by stat: stat of a dead or hung FUSE mount fails or blocks. Blocking calls;
@@ -8,6 +8,7 @@ the asyncio side runs them in threads.
 import ctypes
 import logging
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,27 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
-MS_REMOUNT = 32
-MS_BIND = 4096
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 # Mounts stacked on one directory that one clean-up takes away; more than a handful never happens by our own doing.
 MOST_STACKED = 64
 
-_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432  # the same on every architecture
+# The same numbers on every architecture.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_MOUNT_SETATTR = (
+    428,
+    429,
+    430,
+    431,
+    432,
+    442,
+)
+_OPEN_TREE_CLONE = 1
+_AT_EMPTY_PATH = 0x1000
+_MOVE_MOUNT_BOTH_EMPTY_PATH = 0x04 | 0x40
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_CMD_CREATE = 6
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
 
@@ -91,27 +100,34 @@ def _unescape(field: str) -> str:
 
 
 def bind(tree: Tree, source: Names, target: Names, flags: int) -> None:
-    """Bind the directory `source` onto the directory `target`, then give that mount its flags (MS_RDONLY | …).
+    """Bind the directory `source` onto the directory `target` with flags (MS_RDONLY | …).
 
-    Both exist; neither path may lead through a link. Raises OSError. If the flags cannot be set the mount is taken away
-    again: no mount is better than one with too many rights.
+    Both exist; neither path may lead through a link. The bind gets its flags before it is attached (Linux 5.12), because
+    the node service works in a container: the host has a propagated copy of the mount, which takes the flags the mount
+    has at that moment and would never learn of a later remount. Raises OSError.
     """
     with tree.open(source) as from_directory, tree.open(target) as to_directory:
-        onto = f"/proc/self/fd/{to_directory}"
-        _mount(f"/proc/self/fd/{from_directory}", onto, MS_BIND)
-    # The descriptor opened before the mount names the directory below it: walk again to arrive on top.
-    try:
-        with tree.open(target) as mounted:
-            _mount("none", f"/proc/self/fd/{mounted}", MS_BIND | MS_REMOUNT | flags)
-    except OSError:
-        detach(tree, target)
-        raise
+        clone = int(
+            _call("open_tree", _SYS_OPEN_TREE, from_directory, b"", _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH)
+        )
+        try:
+            # struct mount_attr: set, clear, propagation, userns_fd. The four flags have the values of MS_RDONLY and so on.
+            attributes = struct.pack("=QQQQ", flags, 0, 0, 0)
+            _call("mount_setattr", _SYS_MOUNT_SETATTR, clone, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+            _call("move_mount", _SYS_MOVE_MOUNT, clone, b"", to_directory, b"", _MOVE_MOUNT_BOTH_EMPTY_PATH)
+        finally:
+            os.close(clone)
 
 
-def _mount(source: str, target: str, flags: int) -> None:
-    if _libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _call(name: str, number: int, *arguments: int | bytes) -> int:
+    """A system call that libc may not know yet. Raises OSError with its name."""
+    # Integers as long: a variadic call takes them from whole registers.
+    passed = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result = int(_libc.syscall(ctypes.c_long(number), *passed))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{os.strerror(error)} ({name})")
+    return result
 
 
 def detach(tree: Tree, target: Names) -> int:
@@ -202,15 +218,11 @@ class FuseConnection:
 
 def _open_fusectl() -> int:
     """A descriptor of fusectl's root by the mount API of Linux 5.2 (fsopen(2), fsmount(2)). Raises OSError."""
-    context = _libc.syscall(_SYS_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
-    if context < 0:
-        raise OSError(ctypes.get_errno(), "fsopen of fusectl failed: is the fuse module loaded?")
+    context = _call("fsopen of fusectl", _SYS_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
     try:
-        if _libc.syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0) < 0:
+        arguments = (ctypes.c_long(context), ctypes.c_long(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_long(0))
+        if _libc.syscall(ctypes.c_long(_SYS_FSCONFIG), *arguments) < 0:
             raise OSError(ctypes.get_errno(), "fsconfig of fusectl failed")
-        root = int(_libc.syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0))
-        if root < 0:
-            raise OSError(ctypes.get_errno(), "fsmount of fusectl failed")
-        return root
+        return _call("fsmount of fusectl", _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
-        os.close(int(context))
+        os.close(context)

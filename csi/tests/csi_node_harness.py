@@ -96,7 +96,9 @@ class Node:
     async def start(self) -> None:
         plugin = self.kubelet / "plugins" / DRIVER
         with self.log.open("ab") as log:
+            # In a mount namespace of its own, as a container with Bidirectional propagation has it.
             self.service = self.enter(
+                *("unshare", "--mount", "--propagation", "unchanged"),
                 sys.executable,
                 "-m",
                 "jfs_csi.main",

@@ -13,13 +13,13 @@ from jfs.meta.operations.content import zero_records
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import SUPERUSER, Meta
 from meta_volumes import Volume, audit, errno_of, new_file, volume, write
-from store_engines import FAST
+from store_engines import ALL
 
 K = 1000
 Z = (0, 0, 0)  # id, size, off of a zero record
 
 
-@pytest.fixture(params=FAST)
+@pytest.fixture(params=ALL)
 async def made(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Volume]:
     async with volume(request.param, tmp_path) as made:
         yield made
@@ -213,7 +213,7 @@ async def test_an_open_file_lives_until_its_last_close(made: Volume) -> None:
     await audit(meta.store)
 
 
-@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("engine", ALL)
 async def test_capacity_and_inode_limits(engine: str, tmp_path: Path) -> None:
     async with volume(engine, tmp_path, capacity=20 * 4096, inodes=3) as made:
         meta = await made.client()

@@ -19,12 +19,12 @@ from jfs.meta.volume import (
     status,
 )
 from meta_volumes import START, UUID, audit, entries, errno_of, new_file, node, volume, write
-from store_engines import FAST, database, directory
+from store_engines import ALL, database, directory
 
 OTHER = UUID[::-1]
 
 
-@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("engine", ALL)
 async def test_format_makes_the_roots_once(engine: str, tmp_path: Path) -> None:
     async with database(engine, tmp_path) as open_store:
         store = await open_store()
@@ -90,7 +90,7 @@ async def test_format_over_what_is_no_volume(tmp_path: Path) -> None:
             await format_volume(store, new_setting("demo", UUID), force=True, no_update=False, now=START)
 
 
-@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("engine", ALL)
 async def test_status_shows_what_the_real_client_shows(engine: str, tmp_path: Path) -> None:
     async with volume(engine, tmp_path, secret_key="very-secret") as made:
         meta = await made.client()
@@ -109,7 +109,7 @@ async def test_status_shows_what_the_real_client_shows(engine: str, tmp_path: Pa
         }
 
 
-@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("engine", ALL)
 async def test_destroy(engine: str, tmp_path: Path) -> None:
     async with volume(engine, tmp_path) as made:
         meta = await made.client()
@@ -131,7 +131,7 @@ async def test_destroy(engine: str, tmp_path: Path) -> None:
         assert await store.is_blank()
 
 
-@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("engine", ALL)
 @pytest.mark.parametrize("trash_days", [0, 1])
 async def test_removing_a_tree(engine: str, trash_days: int, tmp_path: Path) -> None:
     async with volume(engine, tmp_path, trash_days=trash_days) as made:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from jfs.meta.volume import EXCHANGE, NOREPLACE, SUPERUSER, Meta
 from meta_volumes import Volume, audit, entries, new_file, volume, write
-from store_engines import FAST
+from store_engines import ALL
 
 
-@pytest.fixture(params=FAST)
+@pytest.fixture(params=ALL)
 async def made(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Volume]:
     async with volume(request.param, tmp_path) as made:
         yield made

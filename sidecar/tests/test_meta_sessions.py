@@ -15,10 +15,10 @@ from jfs.meta.model.keys import SessionKey, SettingKey
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import SUPERUSER, Meta
 from meta_volumes import UUID, Volume, audit, new_file, volume, write
-from store_engines import FAST
+from store_engines import ALL
 
 
-@pytest.fixture(params=FAST)
+@pytest.fixture(params=ALL)
 async def made(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Volume]:
     async with volume(request.param, tmp_path) as made:
         yield made

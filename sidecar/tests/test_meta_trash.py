@@ -13,13 +13,13 @@ from jfs.meta.operations.removal import trash_name
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import SUPERUSER, AttrChange, Caller, Meta
 from meta_volumes import Volume, audit, entries, errno_of, new_file, node, volume, write
-from store_engines import FAST
+from store_engines import ALL
 
 HOUR = TRASH + 1
 USER = Caller(1000, 1000, 0)
 
 
-@pytest.fixture(params=FAST)
+@pytest.fixture(params=ALL)
 async def made(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Volume]:
     async with volume(request.param, tmp_path, trash_days=1) as made:
         yield made

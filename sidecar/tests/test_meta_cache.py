@@ -189,8 +189,10 @@ async def test_slices_of_an_open_file_are_asked_for_once(made: Volume) -> None:
     await write(other, ino, 300, 100)
     await write(meta, ino, 400, 100)
     assert changed == [ino, ino], "a commit that finds a foreign change tells it"
-    meta.forget_slices(ino)
     assert len(await meta.read_slices(ino, 0)) == 5
+    await write(other, ino, 500, 100)
+    assert len(await meta.read_slices(ino, 0)) == 5
+    assert len(await meta.read_slices(ino, 0, fresh=True)) == 6
     await meta.release(ino)
     assert ino not in meta._opened
 

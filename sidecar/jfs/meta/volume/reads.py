@@ -156,8 +156,11 @@ class Reads(MountState):
         if touched is not None:
             self._cache.set_attr(ino, touched)
 
-    async def read_slices(self, ino: int, indx: int) -> list[Slice]:
-        """Slice records of a chunk, oldest first. FsError: ENOENT, EPERM (no file). The list must not be changed."""
+    async def read_slices(self, ino: int, indx: int, *, fresh: bool = False) -> list[Slice]:
+        """Slice records of a chunk, oldest first; *fresh* asks the database whatever is kept, after objects were missing: a
+        compaction may have replaced them. FsError: ENOENT, EPERM (no file). The list must not be changed."""
+        if fresh:
+            self._opened.forget_chunks(ino)
         kept = self._opened.slices(ino, indx)
         if kept is not None:
             return kept
@@ -170,10 +173,6 @@ class Reads(MountState):
         slices = unpack(raw or b"")
         self._opened.keep(ino, indx, slices, version)
         return slices
-
-    def forget_slices(self, ino: int) -> None:
-        """Drop the kept lists of a file, after its data could not be read: a compaction may have replaced them (format §5.5)."""
-        self._opened.forget_chunks(ino)
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         """Value of an extended attribute. FsError: ENODATA."""

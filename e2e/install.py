@@ -5,7 +5,7 @@ Used by the demo and by the scenarios, so that both see what a user gets from th
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,22 +53,24 @@ def helm(kubectl: Kubectl) -> Helm:
     return Helm(kubectl.prefix, kubectl.environment)
 
 
-def load(cluster: Cluster, names: Sequence[str]) -> None:
-    """Build and import images into the one-node cluster; what is there already is left alone."""
-    archives = [images.path(name) for name in names]
-    with step(f"loading images into the node: {', '.join(names)}"):
+def load(cluster: Cluster, archives: Iterable[Path]) -> None:
+    """Import image archives into the one-node cluster; what is there already is left alone."""
+    with step("loading the images into the node"):
         for archive in archives:
             cluster.load(archive)
 
 
-def chart(kubectl: Kubectl, settings: Sequence[str] = ()) -> None:
-    """Install or upgrade the chart and wait until it is ready; `settings` are more `--set` values."""
+def chart(kubectl: Kubectl, operator: Path, settings: Sequence[str] = ()) -> None:
+    """Install or upgrade the chart and wait until it is ready.
+
+    `operator` is the archive of the operator's image, whose name tells its content; `settings` are more `--set` values.
+    """
     images_set = []
     for name in images.PRODUCT:
         repository, tag = images.NAMES[name].rsplit(":", 1)
         images_set += [f"images.{name}.repository={repository}", f"images.{name}.tag={tag}"]
     # the tag stays when the image changes, so the pods' template must say that it did
-    rolled = [f"{part}.podAnnotations.image=k{images.key('operator')}" for part in ("operator", "webhook", "node")]
+    rolled = [f"{part}.podAnnotations.image={operator.name}" for part in ("operator", "webhook", "node")]
     options = [option for value in (*images_set, *rolled, *settings) for option in ("--set-string", value)]
     with step("installing the chart"):
         base = ["upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"]

@@ -213,18 +213,16 @@ class Cluster:
         """The node's mount table: lines of /proc/self/mountinfo (proc(5)) of its first process."""
         return Path(f"/proc/{self.pid()}/mountinfo").read_text().splitlines()
 
-    def processes(self) -> list[tuple[int, str]]:
-        """Number (as the host sees it) and command line of every process of the node, pods' included."""
-        pid = self.pid()
-        namespace = os.readlink(f"/proc/{pid}/ns/pid_for_children")
+    def pod_processes(self, uid: str) -> list[tuple[int, str]]:
+        """Number (as the host sees it) and command line of every process of a pod, told by its control group."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                # containers have PID namespaces below the node's; their processes are told by the node's control group
-                own = entry.name.isdigit() and (
-                    os.readlink(entry / "ns/pid") == namespace or self.instance.cgroup in (entry / "cgroup").read_text()
-                )
-                if own:
+                if (
+                    entry.name.isdigit()
+                    and f"{self.instance.cgroup}/" in (group := (entry / "cgroup").read_text())
+                    and uid in group
+                ):
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                     found.append((int(entry.name), command))
             except OSError:  # it ended meanwhile

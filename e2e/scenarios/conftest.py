@@ -1,0 +1,55 @@
+"""One cluster with the chart and its back ends for all scenarios, and a namespace for each.
+
+A scenario that fails leaves a report of what a person would look at in `reports/`; its summary is part of the test's output.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import images, install
+from e2e.cluster import Cluster, diagnosis
+from e2e.scenario import Scenario
+
+REPORTS = Path(__file__).parents[2] / "reports"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            # of the scenario itself; every wait inside ends earlier and says what it waited for
+            item.add_marker(pytest.mark.timeout(600, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A one-node cluster with the product installed."""
+    archives = {name: images.path(name) for name in images.NAMES}
+    cluster = Cluster.named("scenarios")
+    cluster.up(archives["pause"], archives["coredns"])
+    try:
+        install.load(cluster, archives.values())
+        install.backends(cluster.kubectl())
+        install.chart(cluster.kubectl(), archives["operator"])
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def scenario(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Scenario]:
+    """A labelled namespace named after the test."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:40].strip("-")
+    scenario = Scenario.begin(cluster, name)
+    failed_before = request.session.testsfailed
+    yield scenario
+    if request.session.testsfailed > failed_before:
+        REPORTS.mkdir(exist_ok=True)
+        place = REPORTS / f"scenario-{name}.txt"
+        text = diagnosis.report(cluster.kubectl(), [name], install.NAMESPACE)
+        mounts = "\n".join(line for line in cluster.mounts() if "juicefs" in line.lower())
+        place.write_text(f"{text}\n== kubelet\n{cluster.log('kubelet', 80)}\n== mounts\n{mounts}\n")
+        print(f"What the cluster looked like: {place}\n" + "\n".join(text.splitlines()[:40]))
+    scenario.end()

@@ -115,6 +115,9 @@ def run(command: Callable[[list[str]], int], words: list[str], *, traceback: boo
             from traceback import print_exc
 
             print_exc()
+        if "--stdin" in words:  # a program shows the sentence as its own
+            print(error, file=sys.stderr)
+            return 1
         return fail(str(error))
     except KeyboardInterrupt:
         return 130

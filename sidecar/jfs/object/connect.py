@@ -6,12 +6,14 @@ S3 storage is asked for, so that a volume on a directory does not pay for them.
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from jfs.errors import ConfigError
+from jfs.format.setting import Setting
 from jfs.object.base import ObjectStorage
 from jfs.object.prefixed import PrefixedStorage
+from jfs.object.sharded import ShardedStorage
 
 SUPPORTED: Final = ("file", "s3", "minio", "mem")
 # Storages of the real client that we know by name, to say so rather than "unknown".
@@ -71,6 +73,38 @@ def open_storage(
 def for_volume(storage: ObjectStorage, name: str) -> ObjectStorage:
     """The part of *storage* that belongs to volume *name*: everything below `<name>/`. Closing it closes *storage*."""
     return PrefixedStorage(storage, name + "/")
+
+
+def open_volume(
+    setting: Setting,
+    *,
+    storage: str = "",
+    bucket: str = "",
+    access_key: str = "",
+    secret_key: str = "",
+    session_token: str = "",
+    options: StorageOptions | None = None,
+) -> ObjectStorage:
+    """The objects of the volume of *setting*; each argument that is not empty replaces the setting's. ConfigError."""
+    kind, where = storage or setting.storage, bucket or setting.bucket
+    used = replace(options or StorageOptions(), storage_class=setting.storage_class)
+
+    def one(place: str) -> ObjectStorage:
+        return open_storage(
+            kind,
+            place,
+            access_key=access_key or setting.access_key,
+            secret_key=secret_key or setting.secret_key,
+            session_token=session_token or setting.session_token,
+            options=used,
+        )
+
+    if not setting.shards:
+        return for_volume(one(where), setting.name)
+    if where.count("%d") != 1:
+        raise ConfigError(f"the bucket {where} must hold %d once, which stands for the number of each of the shards")
+    shards = [one(where.replace("%d", str(number))) for number in range(setting.shards)]
+    return for_volume(ShardedStorage(shards), setting.name)
 
 
 def default_bucket(kind: str) -> str:

@@ -1,0 +1,101 @@
+"""`jfs rmr --stdin`: removes a directory of a volume with everything below and its objects, without a mount. For programs: the
+document on standard input names the volume and the `path`; people use `rm -r` in a mount.
+
+The trash is passed by: what is removed here is meant to be gone. A path that does not exist is success.
+"""
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+
+from jfs.errors import ConfigError, FsError, VolumeError
+
+if TYPE_CHECKING:
+    from jfs.meta.volume import Meta
+
+_USAGE: Final = """\
+usage: jfs rmr --stdin
+
+Removes a directory tree of a volume that need not be mounted. The JSON document on standard input has the volume's
+addresses and secrets (metaurl, access-key, …) and the path: {"metaurl": "redis://…", "path": "/sub/dir"}
+In a mount, use rm -r.
+"""
+_DRAIN_SECONDS: Final = 3600.0
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of the command."""
+    if any(word in ("-h", "--help") for word in arguments):
+        sys.stdout.write(_USAGE)
+        return 0
+    if arguments != ["--stdin"]:
+        raise ConfigError("jfs rmr takes --stdin only; in a mount, use rm -r")
+    return asyncio.run(_from_document())
+
+
+async def _from_document() -> int:
+    from jfs.chunk.blocks import BlockFormat, BlockStore
+    from jfs.cli import document
+    from jfs.meta.connect import connect
+    from jfs.meta.volume import Meta, MetaOptions, SessionInfo, load_setting
+    from jfs.object.connect import open_volume
+
+    given = document.read()
+    parts = [part for part in given.path.encode().split(b"/") if part not in (b"", b".")]
+    if not parts or b".." in parts:
+        raise ConfigError(
+            f"path {given.path!r} in the document must name something below the volume's root, without .."
+        )
+    store = await connect(given.metaurl, password=given.password)
+    try:
+        setting = await load_setting(store)
+        blocks = BlockStore(
+            open_volume(setting, **given.keys()),
+            BlockFormat(setting.block_size, setting.compression, setting.hash_prefix),
+        )
+    except BaseException:
+        await store.close()
+        raise
+    try:
+        try:
+            meta = await Meta.load(
+                store,
+                MetaOptions(no_bgjob=True),
+                delete_objects=blocks.delete_slice,
+                info=SessionInfo(mount_point="jfs rmr"),
+            )
+        except BaseException:
+            await store.close()
+            raise
+        try:
+            await meta.start_session()
+            removed = await _remove(meta, parts)
+            await meta.close_session(drain=_DRAIN_SECONDS)
+        finally:
+            await meta.close()
+    finally:
+        await blocks.close()
+    print(json.dumps({"removed": removed}))
+    return 0
+
+
+async def _remove(meta: "Meta", parts: list[bytes]) -> int:
+    """Number of entries removed below and with the path of names *parts*; 0 when it is not there."""
+    import errno
+
+    from jfs.format.constants import DIRECTORY, ROOT
+    from jfs.meta.volume import SUPERUSER
+
+    at = ROOT
+    path = b"/".join(parts).decode("utf-8", "replace")
+    try:
+        for name in parts[:-1]:
+            at, attr = await meta.lookup(SUPERUSER, at, name)
+            if attr.kind != DIRECTORY:
+                raise VolumeError(f"/{path} cannot be removed: {name.decode('utf-8', 'replace')} is no directory")
+        return await meta.remove_tree(SUPERUSER, at, parts[-1], skip_trash=True)
+    except FsError as error:
+        if error.errno == errno.ENOENT:
+            return 0
+        raise VolumeError(f"/{path} of volume {meta.setting.name} cannot be removed: {error}") from error

@@ -194,6 +194,12 @@ def test_an_unpublished_volume_is_forgotten(control: PodControl) -> None:
     assert control.retry_due("v", 1) == []
 
 
+def test_published_again_a_volume_goes_on_with_newer_generations(control: PodControl) -> None:
+    ready(control)
+    control.unpublished("v")
+    assert attach_frame(control.published("v", False, (), SECRETS))["gen"] == 2
+
+
 def test_secrets_are_not_in_representations(control: PodControl) -> None:
     control.published("v", False, (), SECRETS)
     actions = control.hello(HELLO)

@@ -144,6 +144,18 @@ def test_detach_during_a_change_of_generation_cancels_the_successor(volumes: Vol
     assert sent(actions)[0]["type"] == "DETACHED"
 
 
+def test_generations_begin_anew_after_a_detach_and_in_a_new_session(volumes: Volumes) -> None:
+    mounted(volumes, 5)
+    volumes.frame(frames.Detach("v", 5))
+    volumes.worker_ended("v", "with exit status 0")
+    assert kinds(volumes.frame(attach(1))) == ["Start"]
+    volumes.worker_ended("v", "by signal 9")
+    assert kinds(volumes.frame(attach(1))) == []
+    volumes.disconnected()
+    volumes.frame(frames.Welcome("node-1", "uid"))
+    assert kinds(volumes.frame(attach(1))) == ["Start"]
+
+
 def test_the_end_of_the_pod(volumes: Volumes) -> None:
     mounted(volumes, 1, "v")
     mounted(volumes, 1, "w")

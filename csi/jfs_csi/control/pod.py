@@ -123,6 +123,8 @@ class PodControl:
         self.session: str | None = None
         # What the session said in HELLO about volumes that are not published here (yet).
         self._reported: dict[str, int] = {}
+        # Last generations of volumes unpublished while the sidecar lived: it drops what is not newer.
+        self._former: dict[str, int] = {}
 
     # --- volumes -----------------------------------------------------------------------------------------------
 
@@ -136,6 +138,7 @@ class PodControl:
         """NodePublishVolume was called: for the first time, or again with perhaps newer secrets."""
         attachment = self.volumes.get(volume)
         if attachment is None:
+            generation = max(generation, self._former.pop(volume, 0))
             attachment = self.volumes[volume] = Attachment(volume, generation=generation)
         before = (attachment.secrets, attachment.options, attachment.read_only)
         changed = before != (secrets, options, read_only)
@@ -148,7 +151,10 @@ class PodControl:
         return []
 
     def unpublished(self, volume: str) -> None:
-        self.volumes.pop(volume, None)
+        """NodeUnpublishVolume was called and the sidecar has been asked to let go."""
+        attachment = self.volumes.pop(volume, None)
+        if attachment is not None:
+            self._former[volume] = attachment.generation
 
     def retry_due(self, volume: str, generation: int) -> list[Action]:
         """The delay of a `RetryAfter` is over; nothing happens if the volume has moved on meanwhile."""

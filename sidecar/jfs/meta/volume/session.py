@@ -153,12 +153,14 @@ class SessionLife:
             await asyncio.wait([task])
 
     async def end(self) -> None:
-        """Remove the own session; when the database does not answer, others will once it has expired."""
+        """Remove the own session. It stays when the volume is no longer ours, since another volume's session may have the same id,
+        and when the database does not answer; others clear it once it has expired."""
         await self.stop()
         if not self.sid:
             return
         try:
+            check_identity(await load_setting(self._store), self._uuid)
             await self.clear(self.sid)
-        except StoreError as error:
-            log.warning("session %d stays until it expires: %s", self.sid, error)
+        except (StoreError, VolumeError) as error:
+            log.warning("session %d was not removed: %s", self.sid, error)
         self.sid = 0

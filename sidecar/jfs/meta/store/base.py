@@ -192,6 +192,10 @@ class Store(Protocol):
         """Whether the database (below the volume's prefix) holds no record of a volume at all."""
         ...
 
+    async def has_directory_quotas(self) -> bool:
+        """Whether any directory has a quota (format §3.8): a volume that has must be refused until its usage is kept here."""
+        ...
+
     async def reset(self) -> None:
         """Remove every record of the volume. Only `destroy` and a failed `format` call it."""
         ...

@@ -11,14 +11,13 @@ from collections.abc import Callable
 
 from jfs.errors import FsError, JfsError, VolumeError
 from jfs.format.constants import DIRECTORY, ROOT
-from jfs.format.setting import check_usable
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
 from jfs.meta.volume.contents import Contents
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
 from jfs.meta.volume.options import MetaOptions, SessionInfo
-from jfs.meta.volume.session import SessionLife, load_setting
+from jfs.meta.volume.session import SessionLife, check_volume, load_setting
 from jfs.meta.volume.tree import remove_tree
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Meta(Contents):
         """The volume in *store*, which belongs to it from now on (`close` closes it). *delete_objects* gets (slice id, size).
         VolumeError when there is none or this client must not touch it; FsError when the subdirectory cannot be used."""
         setting = await load_setting(store)
-        check_usable(setting)
+        await check_volume(store, setting)
         meta = cls(store, setting, options, delete_objects, clock)
         meta._info = info or SessionInfo()
         try:

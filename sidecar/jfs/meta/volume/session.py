@@ -36,6 +36,15 @@ async def load_setting(store: Store) -> Setting:
     return Setting.parse(raw)
 
 
+async def check_volume(store: Store, setting: Setting) -> None:
+    """VolumeError when this client must not touch the volume: what its setting says, or quotas of directories."""
+    check_usable(setting)
+    if await store.has_directory_quotas():
+        raise VolumeError(
+            f"volume {setting.name} uses directory quotas, which this client does not support: mount it with JuiceFS itself"
+        )
+
+
 class SessionLife:
     """The own session; *adopt* is called with each reloaded setting, *on_lost* when the mount must end."""
 
@@ -92,7 +101,7 @@ class SessionLife:
             raise VolumeError(f"the setting record of volume {self._uuid} is gone: the volume was destroyed")
         setting = Setting.parse(raw)
         check_identity(setting, self._uuid)
-        check_usable(setting)
+        await check_volume(self._store, setting)
         self._usage.refresh(space, inodes)
         self._adopt(setting)
 

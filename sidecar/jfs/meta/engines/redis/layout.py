@@ -37,6 +37,7 @@ DELAYED: Final = b"delSlices"
 DIR_LENGTH: Final = b"dirDataLength"
 DIR_SPACE: Final = b"dirUsedSpace"
 DIR_INODES: Final = b"dirUsedInodes"
+DIRECTORY_QUOTAS: Final = b"dirQuota"
 
 _RECORD: Final = 24  # bytes of a slice record
 _PUSH_AT_ONCE: Final = 1000  # elements of one RPUSH: a script can pass only some thousand arguments on

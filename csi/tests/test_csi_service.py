@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import grpc
+import grpc.aio
 import pytest
 from csi_fake_api import FakeApi
 from csi_node_harness import call

@@ -87,7 +87,7 @@ def test_what_the_mounts_answer(
         return os.stat_result((real.st_mode, inode, *real[2:10]))
 
     monkeypatch.setattr(ready, "kinds_at", lambda _path: kinds)
-    monkeypatch.setattr(ready.os, "stat", stat)
+    monkeypatch.setattr("jfs.sidecar.ready.os.stat", stat)
     answer = ready.missing(str(tmp_path), 5.0 if inode else 0.05)
     os.close(release)
     os.close(held)

@@ -75,14 +75,13 @@ async def _from_document() -> int:
     from jfs.cli import document
     from jfs.meta.connect import connect
     from jfs.meta.volume import destroy, existing_setting
-    from jfs.object.connect import open_volume
 
     given = document.read()
     if not given.uuid:
         raise ConfigError("the document has no uuid, that of the volume to destroy")
 
     async def delete_objects(setting: "Setting") -> None:
-        await remove_objects(open_volume(setting, **given.keys()))
+        await remove_objects(given.open_volume(setting))
 
     store = await connect(given.metaurl, password=given.password)
     try:

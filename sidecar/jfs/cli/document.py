@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jfs.errors import ConfigError
+from jfs.format.setting import Setting
 from jfs.object.base import ObjectStorage
-from jfs.object.connect import for_volume, open_storage
+from jfs.object.connect import for_volume, open_storage, open_volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,27 @@ class Document:
     force: bool = False
     check: tuple[str, ...] = ("metadata", "storage")
 
-    def keys(self) -> dict[str, str]:
-        """Storage and credentials as `open_volume` takes them."""
-        return {
+    def storage_options(self) -> list[tuple[str, str | None]]:
+        """Storage and credentials, as far as given, as options of `format`."""
+        pairs = {
             "storage": self.storage,
             "bucket": self.bucket,
-            "access_key": self.access_key,
-            "secret_key": self.secret_key,
-            "session_token": self.session_token,
+            "access-key": self.access_key,
+            "secret-key": self.secret_key,
+            "session-token": self.session_token,
         }
+        return [(name, value) for name, value in pairs.items() if value]
+
+    def open_volume(self, setting: Setting) -> ObjectStorage:
+        """The objects of the volume of *setting*, with what the document gives in place of what the setting has."""
+        return open_volume(
+            setting,
+            storage=self.storage,
+            bucket=self.bucket,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            session_token=self.session_token,
+        )
 
     def open_storage(self) -> ObjectStorage:
         """The storage that the document itself describes, below its volume's name when it has one."""

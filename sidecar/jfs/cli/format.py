@@ -89,8 +89,7 @@ async def _from_document() -> int:
     given = document.read()
     if not given.name:
         raise ConfigError("the document has no name, that of the volume")
-    keys = {name.replace("_", "-"): value for name, value in given.keys().items() if value}
-    options = collect([*split_list(given.format_options), *keys.items()])
+    options = collect([*split_list(given.format_options), *given.storage_options()])
     fresh = plan(given.name, options, given.uuid)
     store = await connect(given.metaurl, password=given.password)
     try:

@@ -39,7 +39,6 @@ async def _from_document() -> int:
     from jfs.cli import document
     from jfs.meta.connect import connect
     from jfs.meta.volume import Meta, MetaOptions, SessionInfo, load_setting
-    from jfs.object.connect import open_volume
 
     given = document.read()
     parts = [part for part in given.path.encode().split(b"/") if part not in (b"", b".")]
@@ -51,7 +50,7 @@ async def _from_document() -> int:
     try:
         setting = await load_setting(store)
         blocks = BlockStore(
-            open_volume(setting, **given.keys()),
+            given.open_volume(setting),
             BlockFormat(setting.block_size, setting.compression, setting.hash_prefix),
         )
     except BaseException:

@@ -96,13 +96,12 @@ async def _metadata(given: "Document", answer: dict[str, Any]) -> "Setting | Non
 
 async def _storage(given: "Document", setting: "Setting | None") -> dict[str, Any]:
     """Put, read and delete a test object in the volume's storage, or in the one that the document describes."""
-    from jfs.object.connect import open_volume
     from jfs.object.selftest import probe
 
     if setting is None and not given.bucket:
         return {"ok": False, "message": "neither the document nor a volume says which bucket to use"}
     try:
-        storage = open_volume(setting, **given.keys()) if setting is not None else given.open_storage()
+        storage = given.open_volume(setting) if setting is not None else given.open_storage()
         try:
             await probe(storage)
         finally:

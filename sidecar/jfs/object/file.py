@@ -124,11 +124,14 @@ class FileStorage:
         folder, name = os.path.split(path)
         temporary = f"{folder}/.{name}.tmp{random.getrandbits(31)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        try:
-            fd = os.open(temporary, flags, 0o666)
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            fd = os.open(temporary, flags, 0o666)
+        for tries_left in (2, 1, 0):  # another client may remove the empty directory between the two calls
+            try:
+                fd = os.open(temporary, flags, 0o666)
+                break
+            except FileNotFoundError:
+                if not tries_left:
+                    raise
+                os.makedirs(folder, exist_ok=True)
         try:
             try:
                 rest = memoryview(data)

@@ -9,7 +9,8 @@ with a log line – the log has said the same.
 import asyncio
 import hashlib
 import logging
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _QUEUED = 200
 _REMEMBERED = 1000
 _QUIET = 20.0  # seconds in which the same event is not repeated: publishes are retried every second
+_MOST_PER_SUBJECT, _PER_SECONDS = 20, 60.0  # a sidecar is the tenant's: it must not flood the API server
 _LONGEST = 1000  # characters; the API server allows 1024
 
 
@@ -60,18 +62,30 @@ class EventReporter:
     def __init__(self, api: ApiClient | None, node: str, component: str) -> None:
         self._api, self._node, self._component = api, node, component
         self._queue: asyncio.Queue[_Event] = asyncio.Queue(_QUEUED)
+        self._recent: OrderedDict[Subject, deque[float]] = OrderedDict()  # when events of the subject were queued
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()  # event name → count, when posted
 
     def report(self, subject: Subject, reason: str, message: str) -> None:
         """Queue an event; logs it at once."""
         level = logging.INFO if reason == names.EVENT_MOUNTED else logging.WARNING
         log.log(level, "%s %s/%s: %s: %s", subject.kind, subject.namespace, subject.name, reason, message)
-        if self._api is None:
+        if self._api is None or self._too_many(subject):
             return
         try:
             self._queue.put_nowait(_Event(subject, reason, message[:_LONGEST]))
         except asyncio.QueueFull:
             log.warning("Too many events are waiting; the last one is only in this log.")
+
+    def _too_many(self, subject: Subject) -> bool:
+        now = time.monotonic()
+        recent = self._recent.setdefault(subject, deque(maxlen=_MOST_PER_SUBJECT))
+        self._recent.move_to_end(subject)
+        while len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
+        if len(recent) == _MOST_PER_SUBJECT and now - recent[0] < _PER_SECONDS:
+            return True
+        recent.append(now)
+        return False
 
     async def run(self) -> None:
         """Post queued events until cancelled."""

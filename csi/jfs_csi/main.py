@@ -93,7 +93,9 @@ class NodeService:
             for work in (self._events.run(), self._sweep()):
                 task = asyncio.create_task(work)
                 stack.push_async_callback(_cancel, task)
-            self._metrics.watch(self._control.attached, self._control.sessions, self._published)
+            self._metrics.watch(
+                self._control.attached, self._control.sessions, self._published, self._control.dirty_bytes
+            )
             for address in {self._settings.metrics, self._settings.health} - {None}:
                 await self._serve_http(stack, str(address))
             identity = Identity(self._settings.driver_name)
@@ -121,7 +123,10 @@ class NodeService:
         # The kubelet announces nothing when it drops a force-deleted pod's directory.
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            await self._publisher.sweep()
+            try:
+                await self._publisher.sweep()
+            except OSError as error:
+                log.error("The sweep of pods that are gone failed, it is tried again: %s", error)
 
     async def _serve_http(self, stack: contextlib.AsyncExitStack, address: str) -> None:
         host, _, port = address.rpartition(":")

@@ -14,7 +14,7 @@ _BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5, 30)
 
 
 class Metrics:
-    """All metrics of the process; `attached` and `sessions` are asked at each scrape."""
+    """All metrics of the process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -46,11 +46,19 @@ class Metrics:
     def event(self, reason: str) -> None:
         self._events.labels(reason).inc()
 
-    def watch(self, attached: Callable[[], int], sessions: Callable[[], int], published: Callable[[], int]) -> None:
+    def watch(
+        self,
+        attached: Callable[[], int],
+        sessions: Callable[[], int],
+        published: Callable[[], int],
+        dirty_bytes: Callable[[], int],
+    ) -> None:
+        """Take these figures at each scrape."""
         for name, text, figure in (
             ("jfs_csi_attached_volumes", "Volumes that a connected sidecar has mounted.", attached),
             ("jfs_csi_sidecar_sessions", "Connected sidecars.", sessions),
             ("jfs_csi_published_volumes", "Published data volumes.", published),
+            ("jfs_csi_dirty_bytes", "Bytes the connected sidecars have not stored yet, by their beats.", dirty_bytes),
         ):
             Gauge(name, text, registry=self.registry).set_function(figure)
 

@@ -147,6 +147,15 @@ async def test_repetitions_within_seconds_are_not_posted(fake: FakeApi, api: Api
     assert [method for method, _ in fake.requests] == ["POST"]
 
 
+async def test_a_flood_about_one_pod_stops_there(fake: FakeApi, api: ApiClient) -> None:
+    async with reporting(api) as reporter:
+        for number in range(100):
+            reporter.report(POD, "JuiceFSMountFailed", f"Attempt {number}.")
+        reporter.report(VOLUME, "JuiceFSMountFailed", "No such host.")
+        await reporter.drain()
+    assert len(fake.events) == 21
+
+
 async def test_events_that_cannot_be_posted_are_logged(
     fake: FakeApi, api: ApiClient, caplog: pytest.LogCaptureFixture
 ) -> None:

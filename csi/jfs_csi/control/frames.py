@@ -14,8 +14,9 @@ from typing import Any
 
 PROTO = 1
 LIMIT = 1 << 20  # bytes of a packet
-# Longest sentence of a sidecar that is passed on into events and logs.
+# Longest sentence and code of a sidecar that are passed on into events and logs.
 LONGEST_MESSAGE = 1000
+LONGEST_CODE = 60
 
 
 class BadFrame(ValueError):
@@ -115,7 +116,7 @@ def decode(packet: bytes) -> Incoming | None:
             return Failed(
                 fields.text("volume"),
                 fields.number("gen"),
-                fields.text("code"),
+                fields.text("code")[:LONGEST_CODE],
                 fields.text("message")[:LONGEST_MESSAGE],
                 fields.flag("retryable"),
             )

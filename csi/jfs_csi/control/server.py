@@ -89,6 +89,11 @@ class ControlServer:
         """Volumes that a connected sidecar has mounted."""
         return sum(len(list(pod.control.ready_volumes())) for pod in self._pods.values())
 
+    def dirty_bytes(self) -> int:
+        """What the sidecars said in their last beats that they have not stored yet."""
+        attachments = (attachment for pod in self._pods.values() for attachment in pod.control.volumes.values())
+        return sum(attachment.beat.dirty_bytes for attachment in attachments if attachment.beat is not None)
+
     def sessions(self) -> int:
         return sum(pod.control.session is not None for pod in self._pods.values())
 
@@ -225,7 +230,13 @@ class ControlServer:
                 async with pod.lock:
                     if not await self._open_session(pod, connection, hello):
                         return
-                log.info("Pod %s: sidecar %s is connected (process %d).", pod_uid, hello.version, peer.pid)
+                log.info(
+                    "Pod %s: sidecar %s is connected (process %d%s).",
+                    pod_uid,
+                    hello.version[:40],
+                    peer.pid,
+                    ", of the pod by its cgroup" if peer.proven else "",
+                )
                 await self._session(pod, connection)
             except (frames.BadFrame, ForeignPeer) as error:
                 log.warning("Pod %s: control connection closed. %s", pod_uid, error)

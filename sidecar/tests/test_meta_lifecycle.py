@@ -73,6 +73,16 @@ async def test_format_again_keeps_identity_and_unknown_members(tmp_path: Path) -
             await format_volume(store, sealed, force=True, no_update=False, now=START)
 
 
+async def test_format_again_never_touches_an_encryption_key(tmp_path: Path) -> None:
+    async with database("memory", tmp_path) as open_store:
+        store = await open_store()
+        old = new_setting("demo", UUID).replaced(EncryptKey="pem").with_sealed_secrets(lambda count: bytes(count))
+        await format_volume(store, old, force=False, no_update=False, now=START)
+        with pytest.raises(ConfigError, match="data encryption"):
+            await format_volume(store, new_setting("demo", UUID), force=True, no_update=False, now=START)
+        assert (await load_setting(store)).encode() == old.encode()
+
+
 async def test_format_over_what_is_no_volume(tmp_path: Path) -> None:
     async with database("memory", tmp_path) as open_store:
         store = await open_store()

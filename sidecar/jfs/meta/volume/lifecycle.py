@@ -79,6 +79,10 @@ def updated(old: Setting, new: Setting, *, force: bool) -> Setting:
             f"volume {old.name} exists already and differs in {', '.join(wrong)}: format it with the same values, use another "
             "database, or --force"
         )
+    if old.members.get("EncryptKey"):
+        raise ConfigError(
+            f"volume {old.name} uses data encryption, which this client does not support: change it with `juicefs config`"
+        )
     if new.members.get("KeyEncrypted") and new.uuid != old.uuid:
         raise ConfigError(f"the secrets are sealed for another UUID than that of the existing volume {old.name}")
     changes = {name: value for name, value in new.members.items() if name not in _KEPT}

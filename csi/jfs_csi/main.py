@@ -191,7 +191,8 @@ def parse(arguments: Sequence[str] | None) -> Settings:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("asyncio").setLevel(logging.INFO)
+    for noisy in ("asyncio", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.INFO)
     return Settings(
         endpoint=options.endpoint,
         kubelet_dir=options.kubelet_dir,

@@ -66,7 +66,8 @@ SECRET_KEYS: Final = (
     "passphrase",
 )
 
-# What the operator writes on PersistentVolumes: the UUID of the file system behind them (two volumes share data when it is equal).
+# What the operator writes on PersistentVolumes and bound claims: the UUID of the file system behind them. Two volumes share
+# data when it is equal.
 FILE_SYSTEM_ANNOTATION: Final = "juicefs.io/file-system"
 
 # Conditions of a JuiceFSVolume …

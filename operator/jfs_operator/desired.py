@@ -81,8 +81,13 @@ def persistent_volume(
     }
 
 
-def claim(volume: Object, spec: JuiceFSVolumeSpec, existing: Object | None) -> Object:
-    """The claim. Its request stays what it was made with: claims without a storage class cannot be resized."""
+def claim(volume: Object, spec: JuiceFSVolumeSpec, existing: Object | None, *, uuid: str | None) -> Object:
+    """The claim. Its request stays what it was made with: claims without a storage class cannot be resized.
+
+    `uuid` is left out at first and given once the PersistentVolume is bound: the binder of the controller manager trips over
+    itself in about every third such claim (its two workers both write the volume's phase) and would look again only after 15 s;
+    a write on the claim makes it look at once.
+    """
     request = spec.capacity
     if existing is not None:
         request = existing["spec"].get("resources", {}).get("requests", {}).get("storage", request)
@@ -93,7 +98,7 @@ def claim(volume: Object, spec: JuiceFSVolumeSpec, existing: Object | None) -> O
             "name": metadata(volume)["name"],
             "namespace": metadata(volume)["namespace"],
             "labels": dict(_LABELS),
-            "annotations": _annotations(volume, spec),
+            "annotations": _annotations(volume, spec) | ({names.FILE_SYSTEM_ANNOTATION: uuid} if uuid else {}),
             "ownerReferences": [
                 {
                     "apiVersion": f"{names.GROUP}/{names.VERSION}",

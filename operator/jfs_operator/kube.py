@@ -5,7 +5,7 @@ own debug log prints response bodies, that is Secrets; `logs` keeps it silent wh
 """
 
 import json
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import urllib3
@@ -33,6 +33,16 @@ def connect(kubeconfig: str | None) -> "KubeApi":
     else:
         load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     return KubeApi(ApiClient(configuration))
+
+
+class Connection(NamedTuple):
+    """How to reach the API server: what another client needs to speak as we do."""
+
+    server: str
+    ca_path: str | None
+    token: str | None
+    certificate_path: str | None
+    private_key_path: str | None
 
 
 class KubeApi:
@@ -84,6 +94,19 @@ class KubeApi:
         except ApiError as error:
             if error.status not in {404, 409}:  # 409: the object of that name is another one
                 raise
+
+    def connection(self) -> Connection:
+        """As it is now: a service account's token is read again when it was rotated."""
+        configuration = self._client.configuration
+        # The client of version 36 keeps a service account's token under the first name, a kubeconfig's under either.
+        header = next(filter(None, map(configuration.get_api_key_with_prefix, ("BearerToken", "authorization"))), "")
+        return Connection(
+            server=configuration.host,
+            ca_path=configuration.ssl_ca_cert,
+            token=header.removeprefix("Bearer ").removeprefix("bearer ") or None,
+            certificate_path=configuration.cert_file,
+            private_key_path=configuration.key_file,
+        )
 
     def close(self) -> None:
         self._client.rest_client.pool_manager.clear()

@@ -46,6 +46,7 @@ class Lease:
         self._thread: threading.Thread | None = None
         self._observed: tuple[object, float] | None = None
         self._renewed = 0.0
+        self._other_holds = False
 
     def acquire(self, stop: threading.Event) -> bool:
         """Wait until the lease is ours; False when `stop` was set first."""
@@ -73,7 +74,8 @@ class Lease:
             else:
                 spec = current.get("spec") or {}
                 holder = spec.get("holderIdentity")
-                if holder and holder != self._identity and not self._expired(spec, now):
+                self._other_holds = bool(holder) and holder != self._identity
+                if self._other_holds and not self._expired(spec, now):
                     return False
                 self._api.replace(LEASES, self._manifest(current))
         except Conflict:
@@ -105,11 +107,12 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(self._period):
+            taken = False
             try:
-                self.try_once()
+                taken = not self.try_once() and self._other_holds
             except (ApiError, ApiUnavailable) as error:
                 _log.warning("the lease %s/%s was not renewed: %s", self._namespace, self._name, error)
-            if self.age() > RENEW_DEADLINE:
+            if taken or self.age() > RENEW_DEADLINE:
                 _log.error("the lease %s/%s is lost", self._namespace, self._name)
                 self._lost()
                 return

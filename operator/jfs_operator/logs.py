@@ -13,6 +13,8 @@ from typing import Final
 from jfs_operator.scrub import Scrubber
 
 _QUIET: Final = ("kubernetes", "urllib3", "aiohttp", "asyncio")
+# Says at info level that a handler saw an event: two lines for each change of any Secret in the cluster.
+_CHATTY: Final = "kopf.objects"
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,5 +44,7 @@ def configure(level: str, scrubber: Scrubber) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(scrubber))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if level == "info":
+        logging.getLogger(_CHATTY).setLevel(logging.WARNING)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -17,7 +17,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import kopf
 from jfs_api import names
@@ -68,12 +67,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run until SIGTERM or SIGINT; exit code 3 when the lease was lost."""
+    """Run until SIGTERM or SIGINT; exit code 3 when the lease was lost, 1 when kopf failed."""
     options = arguments(argv)
     scrubber = Scrubber()
     logs.configure(options.log_level, scrubber)
-    if options.kubeconfig:
-        os.environ["KUBECONFIG"] = options.kubeconfig  # kopf's own connection reads it
     try:
         api = kube.connect(options.kubeconfig)
     except ConfigException as error:
@@ -93,16 +90,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if lease.acquire(stop):
         state.lease_limit, state.lease_age = RENEW_DEADLINE + 5, lease.age
         lease.keep()
+        failed = False
         try:
             asyncio.run(run(api, options, scrubber, state, stop))
+        except Exception:
+            failed = True
+            _log.exception("the operator failed")  # and not by the interpreter, which scrubs nothing
         finally:
             lease.release()
+        if failed:
+            sys.exit(1)
     server.shutdown()
     server.server_close()
 
 
 async def run(
-    api: Api, options: argparse.Namespace, scrubber: Scrubber, state: health.Health, stop: threading.Event
+    api: kube.KubeApi, options: argparse.Namespace, scrubber: Scrubber, state: health.Health, stop: threading.Event
 ) -> None:
     """kopf, the queue and the audits, until one of them ends."""
     reconciler = Reconciler(
@@ -116,14 +119,15 @@ async def run(
     )
     mine = Handlers(reconciler, resync=options.resync)
     registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry)(_login)
+    kopf.on.login(registry=registry, id="login")(lambda **_: kopf.ConnectionInfo(**api.connection()._asdict()))
     mine.register(registry)
     settings = kopf.OperatorSettings()
     handlers.configure(settings)
-    stop_flag, ready_flag = asyncio.Event(), asyncio.Event()
+    ready_flag = asyncio.Event()
+    # Made before kopf looks at the loop's tasks: those that it finds there are not its own to wait for at the end.
     background = [
-        asyncio.create_task(mine.queue.run()),
-        asyncio.create_task(_tick(state, ready_flag, stop, stop_flag)),
+        *mine.queue.start(),
+        asyncio.create_task(_tick(state, ready_flag, stop)),
         asyncio.create_task(_audit(api, mine, state, options.resync)),
     ]
     try:
@@ -132,25 +136,24 @@ async def run(
             settings=settings,
             standalone=True,
             clusterwide=True,
-            stop_flag=stop_flag,
             ready_flag=ready_flag,
         )
     finally:
         state.ready = False
+        mine.queue.stop()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         reconciler.close()
 
 
-async def _tick(
-    state: health.Health, ready_flag: asyncio.Event, stop: threading.Event, stop_flag: asyncio.Event
-) -> None:
+async def _tick(state: health.Health, ready_flag: asyncio.Event, stop: threading.Event) -> None:
     while True:
         state.tick()
         state.ready = ready_flag.is_set()
-        if stop.is_set():  # a signal that came before kopf's own handlers were there
-            stop_flag.set()
+        if stop.is_set():  # the signal came before kopf's own handlers were there; by now they are
+            stop.clear()
+            signal.raise_signal(signal.SIGTERM)
         await asyncio.sleep(health.TICK)
 
 
@@ -168,10 +171,6 @@ async def _audit(api: Api, mine: Handlers, state: health.Health, interval: float
             if not audit.audit(listed):
                 dead.append(resource.plural)
         state.dead_watches = tuple(dead)
-
-
-def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_via_client(**arguments)
 
 
 def _now() -> str:

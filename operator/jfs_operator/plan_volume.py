@@ -207,7 +207,8 @@ class _Planner:
             )
         if mine is not None and is_deleting(mine):
             return self._not_bound("ClaimDeleted", "the claim was deleted and waits for its pods to end", Next.EVENT)
-        wanted = desired.claim(world.body, spec, mine)
+        assert self._file_system is not None
+        wanted = desired.claim(world.body, spec, mine, uuid=self._file_system.uuid if phase == "Bound" else None)
         if mine is None or not desired.covers(mine, wanted):
             return self._apply(Apply("claim", CLAIMS, wanted))
         phase = (mine.get("status") or {}).get("phase", "Pending")

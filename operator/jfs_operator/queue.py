@@ -60,15 +60,15 @@ class Queue:
         finally:
             self._sleepers.pop(key, None)
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_WORKERS):
-                    group.create_task(self._work())
-        finally:
-            for timer in self._timers.values():
-                timer.cancel()
+    def start(self) -> list[asyncio.Task[None]]:
+        """The workers; cancel them to end."""
+        return [asyncio.create_task(self._work(), name=f"queue-{number}") for number in range(_WORKERS)]
+
+    def stop(self) -> None:
+        """Let no timer go off any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     def _expired(self, key: Key) -> None:
         self._timers.pop(key, None)

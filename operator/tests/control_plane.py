@@ -7,7 +7,6 @@ its file systems in a folder and writes down how it was called.
 
 import base64
 import json
-
 import re
 import secrets
 import signal
@@ -26,16 +25,14 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from e2e import tools
-
 from jfs_operator import kube
 from jfs_operator.api import Object
 
+from e2e import tools
+
 CHART = Path(__file__).parents[2] / "charts" / "juicefs-sidecar"
 OPERATOR_NAMESPACE = "juicefs-system"
-_CONTROLLERS = (
-    "persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller"
-)
+_CONTROLLERS = "persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller"
 
 
 def until(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -148,7 +145,10 @@ class ControlPlane:
         for name in ("juicefsvolumes", "juicefssecrets"):
             crd = yaml.safe_load((CHART / "templates" / f"crd-{name}.yaml").read_text())
             self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
-            until(f"{name} are served", lambda name=name: self.request("GET", f"/apis/juicefs.io/v1alpha1/{name}")[0] == 200)
+            until(
+                f"{name} are served",
+                lambda name=name: self.request("GET", f"/apis/juicefs.io/v1alpha1/{name}")[0] == 200,
+            )
         rendered = subprocess.run(
             [
                 str(tools.path("helm")),
@@ -222,7 +222,8 @@ folder = pathlib.Path(__file__).parent
 document = json.load(sys.stdin)
 command = sys.argv[1]
 with (folder / "calls").open("a") as calls:
-    calls.write(json.dumps({{"argv": sys.argv[1:], "environ": dict(os.environ), "name": document["name"], "path": document.get("path")}}) + "\\n")
+    call = {{"argv": sys.argv[1:], "environ": dict(os.environ), "name": document["name"], "path": document.get("path")}}
+    calls.write(json.dumps(call) + "\\n")
 while command == "format" and (folder / "hold").exists():
     time.sleep(0.05)
 if (folder / "trouble").exists():
@@ -351,5 +352,3 @@ def secret_free(text: str, values: list[str]) -> list[str]:
             spellings.append(re.sub("=+$", "", encoded)[4 if pad else 0 : -2])
         found += [spelling for spelling in spellings if spelling in text]
     return found
-
-

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane
-
 from jfs_operator import kube
 from jfs_operator.api import JUICEFS_VOLUMES, LEASES, SECRETS, Api, ApiError, ApiUnavailable, Conflict, uid_of
 from jfs_operator.memory import MemoryApi
@@ -25,7 +24,9 @@ def namespace(plane: ControlPlane) -> str:
 
 
 def post(plane: ControlPlane, spec: dict[str, Any], path: str = VOLUMES) -> tuple[int, Any]:
-    return plane.request("POST", path + "?dryRun=All&fieldValidation=Strict", {**_kind(path), "metadata": {"name": "x"}, "spec": spec})
+    return plane.request(
+        "POST", path + "?dryRun=All&fieldValidation=Strict", {**_kind(path), "metadata": {"name": "x"}, "spec": spec}
+    )
 
 
 def _kind(path: str) -> dict[str, str]:
@@ -46,10 +47,20 @@ def test_defaults_are_filled_in(plane: ControlPlane) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {**REF, "subPath": "a/b", "mountOptions": ["cache-size=1"], "sidecar": {"resources": {"limits": {"cpu": 1, "memory": "1Gi"}}}},
+        {
+            **REF,
+            "subPath": "a/b",
+            "mountOptions": ["cache-size=1"],
+            "sidecar": {"resources": {"limits": {"cpu": 1, "memory": "1Gi"}}},
+        },
         {"fileSystem": {**FIELDS, "secretKey": {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}}},
         {"fileSystem": {**FIELDS, "metaURL": {"value": "mysql://jfs:@(db:3306)/jfs"}}},
-        {**REF, "capacity": "1.5Ti", "accessModes": ["ReadOnlyMany", "ReadWriteOnce"], "formatOptions": {"trash-days": "0"}},
+        {
+            **REF,
+            "capacity": "1.5Ti",
+            "accessModes": ["ReadOnlyMany", "ReadWriteOnce"],
+            "formatOptions": {"trash-days": "0"},
+        },
     ],
 )
 def test_good_specs_pass(plane: ControlPlane, spec: dict[str, Any]) -> None:
@@ -113,17 +124,36 @@ def test_what_may_not_change_does_not(
 
 def test_secret_specs(plane: ControlPlane) -> None:
     reference = {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
-    good = {**FIELDS, "metaURL": reference, "envs": reference, "passphrase": reference, "formatOptions": {"value": "trash-days=0"}}
+    good = {
+        **FIELDS,
+        "metaURL": reference,
+        "envs": reference,
+        "passphrase": reference,
+        "formatOptions": {"value": "trash-days=0"},
+    }
     assert post(plane, good, SECRETS_PATH)[0] == 201
-    for bad in ({"name": {"value": "demo"}}, {**good, "envs": {"value": "{}"}}, {**good, "metaURL": {"value": "redis://u:p@r"}}):
+    for bad in (
+        {"name": {"value": "demo"}},
+        {**good, "envs": {"value": "{}"}},
+        {**good, "metaURL": {"value": "redis://u:p@r"}},
+    ):
         assert post(plane, bad, SECRETS_PATH)[0] in {400, 422}, bad
 
 
 def test_columns_are_printed(plane: ControlPlane) -> None:
     crd = plane.request("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/juicefsvolumes.juicefs.io")[1]
     assert crd["spec"]["names"]["shortNames"] == ["jfsv"]
-    columns = {column["name"]: column.get("priority", 0) for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]}
-    assert [name for name, priority in columns.items() if not priority] == ["Ready", "Reason", "Capacity", "PV", "Reclaim", "Age"]
+    columns = {
+        column["name"]: column.get("priority", 0) for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]
+    }
+    assert [name for name, priority in columns.items() if not priority] == [
+        "Ready",
+        "Reason",
+        "Capacity",
+        "PV",
+        "Reclaim",
+        "Age",
+    ]
     assert {"SubPath", "Mountable", "Message"} <= columns.keys()
     conditions = [condition["type"] for condition in crd["status"]["conditions"] if condition["status"] == "True"]
     assert "NonStructuralSchema" not in conditions
@@ -159,7 +189,9 @@ def test_the_contract_of_the_api(api: Api) -> None:
     with pytest.raises(Conflict):
         api.create(SECRETS, manifest)
     with pytest.raises(ApiError):
-        api.apply(SECRETS, {**manifest, "metadata": {**manifest["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}})
+        api.apply(
+            SECRETS, {**manifest, "metadata": {**manifest["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}}
+        )
     patched = api.patch(SECRETS, "schema", "contract", {"data": {"x": None, "z": "eg=="}})
     assert patched["data"] == {"z": "eg=="}
     with pytest.raises(ApiError) as caught:

@@ -75,6 +75,13 @@ def test_references_go_both_ways() -> None:
     assert not references.knows(KEY)
 
 
+async def end(queue: Queue, workers: list[asyncio.Task[None]]) -> None:
+    queue.stop()
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+
+
 async def test_a_key_waits_once_and_comes_back_after_its_delay() -> None:
     handled: list[Key] = []
     twice = asyncio.Event()
@@ -89,11 +96,9 @@ async def test_a_key_waits_once_and_comes_back_after_its_delay() -> None:
     queue = Queue(handle)
     for _ in range(3):
         queue.add(KEY)
-    task = asyncio.create_task(queue.run())
+    workers = queue.start()
     await asyncio.wait_for(twice.wait(), 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await end(queue, workers)
     assert handled == [KEY, KEY]
 
 
@@ -107,14 +112,12 @@ async def test_a_crash_of_one_reconcile_stops_no_other(caplog: pytest.LogCapture
         return Outcome(Next.NOTHING, "")
 
     queue = Queue(handle)
-    task = asyncio.create_task(queue.run())
+    workers = queue.start()
     queue.add(KEY)
     queue.add(Key("PersistentVolume", "", "x"))
     await asyncio.wait_for(done.wait(), 10)
     assert "the reconcile failed" in caplog.text
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await end(queue, workers)
 
 
 async def test_a_sleeper_is_woken_instead_of_the_queue() -> None:
@@ -215,6 +218,15 @@ def test_a_lease_that_cannot_be_renewed_is_lost() -> None:
 
     api.fail(fault)
     clock.now = RENEW_DEADLINE + 1
+    lease.keep()
+    assert lost.wait(20)
+
+
+def test_a_lease_that_another_took_is_lost_at_once() -> None:
+    api, clock, lost = MemoryApi(), Clock(), threading.Event()
+    lease = Lease(api, "ns", "op", "me", lost=lost.set, clock=clock, period=0.01)
+    assert lease.try_once()
+    api.patch(LEASES, "ns", "op", {"spec": {"holderIdentity": "another"}})
     lease.keep()
     assert lost.wait(20)
 

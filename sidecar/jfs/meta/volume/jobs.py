@@ -7,7 +7,6 @@ leaves work for the next period. One task per mount; the first round comes minut
 import asyncio
 import logging
 import random
-import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from jfs.errors import FsError, JfsError
 from jfs.format.constants import TRASH
 from jfs.format.setting import Setting
 from jfs.meta.model.keys import DelayedKey, SliceRefKey
+from jfs.meta.operations.compaction import split_delayed
 from jfs.meta.operations.rules import SECOND
 from jfs.meta.operations.sessions import elect
 from jfs.meta.store.base import Store, Tx
@@ -31,7 +31,6 @@ _FIRST: Final = 600.0
 _BUDGET: Final = 50 * 60.0  # seconds a job may take
 _FILES_AT_MOST: Final = 600_000
 _BATCH: Final = 256
-_DELAYED = struct.Struct(">QI")
 
 RemoveTree = Callable[[int, bytes], Awaitable[None]]
 
@@ -154,7 +153,7 @@ class Jobs:
                 (records,) = await tx.get(key)
                 if records is None:  # another client was faster
                     return []
-                slices = [(slice_id, size) for slice_id, size in _DELAYED.iter_unpack(records) if slice_id]
+                slices = [(slice_id, size) for slice_id, size in split_delayed(records) if slice_id]
                 for slice_id, size in slices:
                     tx.add(SliceRefKey(slice_id, size), -1)
                 tx.delete(key)

@@ -13,6 +13,7 @@ from jfs.errors import FsError, JfsError, VolumeError
 from jfs.format.constants import DIRECTORY, ROOT
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
+from jfs.meta.volume.compaction import Compaction, CopySlice
 from jfs.meta.volume.contents import Contents
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
@@ -30,6 +31,8 @@ class Meta(Contents):
     _life: SessionLife | None = None
     _jobs: Jobs | None = None
     _info: SessionInfo
+    _delete_objects: DeleteObjects
+    _copy_slice: CopySlice | None = None
 
     @classmethod
     async def load(
@@ -38,15 +41,19 @@ class Meta(Contents):
         options: MetaOptions,
         *,
         delete_objects: DeleteObjects,
+        copy_slice: CopySlice | None = None,
         clock: Callable[[], int] = time.time_ns,
         info: SessionInfo | None = None,
     ) -> "Meta":
         """The volume in *store*, which belongs to it from now on (`close` closes it). *delete_objects* gets (slice id, size).
+        Without *copy_slice* chunks are not compacted.
         VolumeError when there is none or this client must not touch it; FsError when the subdirectory cannot be used."""
         setting = await load_setting(store)
         await check_volume(store, setting)
         meta = cls(store, setting, options, delete_objects, clock)
         meta._info = info or SessionInfo()
+        meta._delete_objects = delete_objects
+        meta._copy_slice = copy_slice
         try:
             await meta._find_root()
         except BaseException:
@@ -95,6 +102,8 @@ class Meta(Contents):
         if not self.options.read_only and not self.options.no_bgjob:
             self._jobs = self.jobs()
             self._jobs.start()
+            if self._copy_slice is not None:
+                self._compaction = self.compaction()
 
     def jobs(self) -> Jobs:
         """The background jobs, to be run once or started."""
@@ -103,6 +112,20 @@ class Meta(Contents):
             await remove_tree(self, SUPERUSER, parent, name, skip_trash=True)
 
         return Jobs(self.store, self._deletion, setting=lambda: self._setting, remove_tree=remove, clock=self._clock)
+
+    def compaction(self) -> Compaction:
+        """Compaction of chunks, for the background or by hand. Only for a volume that was loaded with *copy_slice*."""
+        assert self._copy_slice is not None
+        return Compaction(
+            self.store,
+            self._deletion,
+            copy=self._copy_slice,
+            delete_objects=self._delete_objects,
+            new_id=self.new_slice_id,
+            trash=lambda: self._setting.trash_days > 0,
+            changed=self._opened.forget_chunk,
+            clock=self._clock,
+        )
 
     async def heartbeat(self) -> None:
         """One heartbeat now. VolumeError when the mount must end, StoreError when the database does not answer."""
@@ -119,6 +142,9 @@ class Meta(Contents):
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             await jobs.stop()
+        compaction, self._compaction = self._compaction, None
+        if compaction is not None:
+            await compaction.close()
         life, self._life = self._life, None
         if life is not None:
             await life.end()

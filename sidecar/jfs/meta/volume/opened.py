@@ -99,6 +99,13 @@ class OpenTable:
             file.version += 1
             file.chunks.clear()
 
+    def forget_chunk(self, ino: int, indx: int) -> None:
+        """Drop the list of one chunk: it was compacted, the content is the same."""
+        file = self._files.get(ino)
+        if file is not None:
+            file.version += 1
+            file.chunks.pop(indx, None)
+
     def slices(self, ino: int, indx: int) -> list[Slice] | None:
         """The kept list of a chunk."""
         file = self._files.get(ino)

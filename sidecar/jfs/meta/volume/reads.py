@@ -19,6 +19,7 @@ from jfs.meta.operations.attributes import touch_atime, wants_atime
 from jfs.meta.operations.xattrs import ACL_NAMES
 from jfs.meta.store.base import DirectoryPage, Tx
 from jfs.meta.volume.cache import MISSING
+from jfs.meta.volume.compaction import PIECES
 from jfs.meta.volume.options import StatFS
 from jfs.meta.volume.prefetch import LIMIT
 from jfs.meta.volume.state import MountState, within
@@ -163,6 +164,8 @@ class Reads(MountState):
             self._opened.forget_chunks(ino)
         kept = self._opened.slices(ino, indx)
         if kept is not None:
+            if len(kept) >= PIECES and self._compaction is not None:
+                self._compaction.read(ino, indx, kept)
             return kept
         version = self._opened.version(ino)
         (raw,) = await self.store.get(ChunkKey(ino, indx))
@@ -172,6 +175,8 @@ class Reads(MountState):
                 raise FsError(errno.EPERM)
         slices = unpack(raw or b"")
         self._opened.keep(ino, indx, slices, version)
+        if self._compaction is not None:
+            self._compaction.read(ino, indx, slices)
         return slices
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:

@@ -21,6 +21,7 @@ from jfs.meta.operations import rules as common
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume.cache import NodeCache
+from jfs.meta.volume.compaction import Compaction
 from jfs.meta.volume.deletion import DeleteObjects, Deletion
 from jfs.meta.volume.ids import IdBatch
 from jfs.meta.volume.opened import OpenTable
@@ -65,6 +66,7 @@ class MountState:
         self._sustained: set[int] = set()
         self._usage = Usage()
         self._deletion = Deletion(store, delete_objects, options.max_deletes)
+        self._compaction: Compaction | None = None  # while the mount compacts in the background
         self._inode_ids = IdBatch(store, "nextInode", INODE_BATCH, first=2)
         self._slice_ids = IdBatch(store, "nextChunk", SLICE_BATCH)
         self._hour = (b"", 0)  # name and inode of the trash's last hour directory
@@ -182,10 +184,10 @@ class MountState:
 async def within(awaitable: Awaitable[T], seconds: float) -> T:
     """The result of *awaitable*, or TimeoutError after *seconds*; it goes on in the background then, undisturbed."""
     task = asyncio.ensure_future(awaitable)
+    task.add_done_callback(_ignore_late)
     done, _ = await asyncio.wait([task], timeout=seconds)
     if done:
         return task.result()
-    task.add_done_callback(_ignore_late)
     raise TimeoutError(f"no answer within {seconds:g} s")
 
 

@@ -30,7 +30,7 @@ _TEMPORARY: Final = re.compile(r"\..*\.tmp\d+\Z", re.DOTALL)
 class FileStorage:
     """All files below *root*, an absolute directory."""
 
-    cheap_ranges: Final = True
+    cheap_ranges = True
 
     def __init__(self, root: str) -> None:
         self._root = root if root.endswith("/") else root + "/"
@@ -123,15 +123,7 @@ class FileStorage:
         path = self._root + key
         folder, name = os.path.split(path)
         temporary = f"{folder}/.{name}.tmp{random.getrandbits(31)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        for tries_left in (2, 1, 0):  # another client may remove the empty directory between the two calls
-            try:
-                fd = os.open(temporary, flags, 0o666)
-                break
-            except FileNotFoundError:
-                if not tries_left:
-                    raise
-                os.makedirs(folder, exist_ok=True)
+        fd = _open_new(temporary, folder)
         try:
             try:
                 rest = memoryview(data)
@@ -189,6 +181,17 @@ class FileStorage:
         if isinstance(error, PermissionError):
             return ObjectForbidden(f"cannot {action} {what}: this user may not; check the directory's owner and mode")
         return ObjectUnavailable(f"cannot {action} {what}: {os.strerror(error.errno or 0)}")
+
+
+def _open_new(path: str, folder: str) -> int:
+    """A descriptor of a new file in *folder*, which is made when missing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    for _ in range(3):  # another client may remove the empty directory between the two calls
+        try:
+            return os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+    return os.open(path, flags, 0o666)
 
 
 def _may_match(name: str, prefix: str, after: str) -> bool:

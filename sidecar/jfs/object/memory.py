@@ -5,7 +5,6 @@ Invariant and contract are those of `base.py`; nothing ever suspends. Objects ar
 
 import time
 from collections.abc import AsyncIterator
-from typing import Final
 
 from jfs.errors import ObjectNotFound
 from jfs.object.base import Data, ObjectInfo
@@ -14,7 +13,7 @@ from jfs.object.base import Data, ObjectInfo
 class MemoryStorage:
     """A dictionary of objects."""
 
-    cheap_ranges: Final = False
+    cheap_ranges = False
 
     def __init__(self, place: str = "") -> None:
         self._place = place

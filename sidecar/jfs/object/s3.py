@@ -59,7 +59,7 @@ class _Body(Payload):
 class S3Storage:
     """One bucket. Without keys the environment's credentials are used; the access key `anonymous` sends unsigned requests."""
 
-    cheap_ranges: Final = False
+    cheap_ranges = False
 
     def __init__(
         self,

@@ -53,7 +53,12 @@ class Volume:
 
     async def client(self, *, session: bool = True, **options: Any) -> Meta:
         """Another mounted client, caches off unless asked for."""
-        defaults = {"attr_timeout": 0.0, "entry_timeout": 0.0, "dir_entry_timeout": 0.0, "skip_dir_mtime": 0.0}
+        defaults: dict[str, Any] = {
+            "attr_timeout": 0.0,
+            "entry_timeout": 0.0,
+            "dir_entry_timeout": 0.0,
+            "skip_dir_mtime": 0.0,
+        }
         meta = await Meta.load(
             await self._open_store(),
             MetaOptions(**(defaults | options)),
@@ -79,7 +84,8 @@ async def volume(engine: str, folder: Path, *, session: bool = True, **setting: 
     """A new volume; *setting* goes to `new_setting` (no trash unless asked for)."""
     clock = Clock()
     async with database(engine, folder) as open_store:
-        record = new_setting("demo-volume", UUID, bucket="/var/jfs/", **({"trash_days": 0} | setting))
+        members: dict[str, Any] = {"trash_days": 0, "bucket": "/var/jfs/", **setting}
+        record = new_setting("demo-volume", UUID, **members)
         await format_volume(await open_store(), record, force=False, no_update=False, now=clock())
         made = Volume(open_store, clock)
         try:

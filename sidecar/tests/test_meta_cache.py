@@ -18,7 +18,7 @@ from meta_volumes import Volume, errno_of, new_file, volume, write
 from store_engines import file
 
 # Long enough that nothing expires during a test, however slow the machine.
-CACHED = {"attr_timeout": 1000.0, "entry_timeout": 1000.0, "dir_entry_timeout": 1000.0}
+CACHED: dict[str, Any] = {"attr_timeout": 1000.0, "entry_timeout": 1000.0, "dir_entry_timeout": 1000.0}
 
 
 class Counting:

@@ -156,10 +156,9 @@ async def test_removing_a_tree(engine: str, trash_days: int, tmp_path: Path) -> 
             for depth in range(2):
                 at, _ = await meta.mkdir(SUPERUSER, at, b"deep%d" % depth, 0o755)
                 count += 1
-                for f in range(5):
-                    ino = await new_file(meta, b"f%d" % f, parent=at)
-                    count += 1
-                await meta.link(SUPERUSER, ino, at, b"link")
+                inodes = [await new_file(meta, b"f%d" % f, parent=at) for f in range(5)]
+                count += len(inodes)
+                await meta.link(SUPERUSER, inodes[-1], at, b"link")
                 count += 1
         await meta.symlink(SUPERUSER, top, b"s", b"x")
         assert await meta.remove_tree(SUPERUSER, 1, b"top", workers=2) == count + 1

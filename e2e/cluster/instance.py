@@ -5,6 +5,7 @@ that nothing on disk has to be true. Killing that process ends everything; `down
 the control group and the state folder, so that a later `up` of the same name starts from nothing.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -208,6 +209,11 @@ class Cluster:
         before = place.read_text()
         self.run("kill", "-KILL", before)
         until(f"a new {component}", lambda: place.read_text() not in ("", before), seconds=60, pause=0.05)
+
+    def kill(self, number: int) -> None:
+        """SIGKILL to a process of the node, by its number on the host; nothing happens when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
     def mounts(self) -> list[str]:
         """The node's mount table: lines of /proc/self/mountinfo (proc(5)) of its first process."""

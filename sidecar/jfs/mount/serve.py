@@ -11,23 +11,27 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
 from jfs.chunk.budget import Budget
+from jfs.chunk.compaction import SliceCopier
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
 from jfs.errors import ConfigError, FsError, JfsError, ObjectNotFound, VolumeError
 from jfs.format.constants import CLIENT_VERSION, ROOT
 from jfs.format.setting import Setting
+from jfs.format.slices import Segment
 from jfs.fuse.accounting import Accounting
 from jfs.fuse.handlers import Handlers
 from jfs.fuse.mounting import MountSpec
 from jfs.fuse.requests import Host, Timeouts
 from jfs.meta.connect import connect
 from jfs.meta.volume import Meta, MetaOptions, SessionInfo
+from jfs.meta.volume.compaction import CopySlice
+from jfs.meta.volume.deletion import DeleteObjects
 from jfs.metrics import REGISTRY
 from jfs.mount import config_file, measuring
 from jfs.mount.config import MountConfig
@@ -124,7 +128,11 @@ class Mount:
             if blocks is not None:
                 await blocks.delete_slice(slice_id, size)
 
-        meta = await self._load(store, delete_objects)
+        async def copy_slice(slice_id: int, size: int, segments: Sequence[Segment]) -> None:
+            assert blocks is not None  # nothing is compacted before the session starts
+            await SliceCopier(blocks).copy(slice_id, size, segments)
+
+        meta = await self._load(store, delete_objects, copy_slice)
         setting = meta.setting
         if request.name and setting.name != request.name:
             raise VolumeError(
@@ -172,7 +180,7 @@ class Mount:
         await host.mount()
         self._undo.push_async_callback(host.close)
 
-    async def _load(self, store: "Store", delete_objects: Callable[[int, int], Awaitable[None]]) -> Meta:
+    async def _load(self, store: "Store", delete_objects: DeleteObjects, copy_slice: CopySlice) -> Meta:
         config = self._config
         options = MetaOptions(
             read_only=config.read_only,
@@ -193,6 +201,7 @@ class Mount:
                 store,
                 options,
                 delete_objects=delete_objects,
+                copy_slice=copy_slice,
                 info=SessionInfo(mount_point=self.request.mountpoint),
             )
         except BaseException:

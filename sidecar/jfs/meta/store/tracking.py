@@ -89,7 +89,7 @@ class TrackedTx(abc.ABC):
         if self.adds or self.stats or self.appends or self.cleared_xattrs or self.cleared_parents:
             return tuple([self._overlaid(key) for key in keys])
         if writes:
-            return tuple([writes[key] if key in writes else reads[key] for key in keys])
+            return tuple([self._written(key) if key in writes else reads[key] for key in keys])
         return tuple([reads[key] for key in keys])
 
     def _is_cleared(self, key: Key[Any]) -> bool:
@@ -97,9 +97,13 @@ class TrackedTx(abc.ABC):
             return key.ino in self.cleared_xattrs
         return isinstance(key, ParentKey) and key.ino in self.cleared_parents
 
+    def _written(self, key: Any) -> Any:
+        record = self.writes[key]
+        return self.MISSING_SLICE if record is None and isinstance(key, SliceRefKey) else record
+
     def _overlaid(self, key: Any) -> Any:
         if key in self.writes:
-            return self.writes[key]
+            return self._written(key)
         if self._is_cleared(key):
             return None
         record = self.reads[key]

@@ -6,7 +6,6 @@ import pytest
 from jfs_csi.control import frames, pod
 from jfs_csi.control.pod import (
     Action,
-    ClearMountpoint,
     Close,
     Ignored,
     Notify,
@@ -44,8 +43,8 @@ def ready(control: PodControl, volume: str = "v") -> None:
 def test_publish_before_hello_attaches_at_hello(control: PodControl) -> None:
     assert control.published("v", True, ("cache-size=1",), SECRETS) == []
     actions = control.hello(HELLO)
-    # The generation is on disk and the mount point clear before the frame leaves.
-    assert types(actions) == ["WELCOME", "Store", "ClearMountpoint", "ATTACH"]
+    # The generation is on disk before the frame leaves.
+    assert types(actions) == ["WELCOME", "Store", "ATTACH"]
     assert attach_frame(actions) == {
         "type": "ATTACH",
         "volume": "v",
@@ -60,7 +59,7 @@ def test_publish_before_hello_attaches_at_hello(control: PodControl) -> None:
 
 def test_publish_after_hello_attaches_at_once(control: PodControl) -> None:
     assert types(control.hello(HELLO)) == ["WELCOME"]
-    assert types(control.published("v", False, (), SECRETS)) == ["Store", "ClearMountpoint", "ATTACH"]
+    assert types(control.published("v", False, (), SECRETS)) == ["Store", "ATTACH"]
     assert control.published("v", False, (), SECRETS) == []
 
 
@@ -123,7 +122,7 @@ def test_a_new_sidecar_that_lost_the_mount_is_attached_anew(control: PodControl)
     ready(control)
     control.disconnected()
     actions = control.hello(frames.Hello((1,), "s2", "0.1"))
-    assert types(actions) == ["WELCOME", "Store", "Notify", "Store", "ClearMountpoint", "ATTACH"]
+    assert types(actions) == ["WELCOME", "Store", "Notify", "Store", "ATTACH"]
     lost = actions[2]
     assert isinstance(lost, Notify)
     assert lost.reason == "JuiceFSMountLost"
@@ -205,4 +204,3 @@ def test_secrets_are_not_in_representations(control: PodControl) -> None:
     actions = control.hello(HELLO)
     assert "hush" not in repr(control.volumes)
     assert "hush" not in repr(actions)
-    assert any(isinstance(action, ClearMountpoint) for action in actions)

@@ -61,12 +61,19 @@ async def test_two_pods_share_a_volume(node: Node, volume: str) -> None:
 
 async def test_a_killed_sidecar_loses_nothing_that_was_closed(node: Node, volume: str) -> None:
     pod = await started(node, volume)
+    application = pod.start_application("data")
     (pod.seen("data") / "kept").write_bytes(b"x" * 100_000)
     pod.kill_container()
     pod.start_sidecar(*WORKER)
     await until(lambda: pod.reads("data", "kept") == b"x" * 100_000, f"mounted again\n{pod.logs()}")
     assert pod.state("data")["generation"] == 2
     assert pod.ready() == (0, "")
+    assert (application / "kept").read_bytes() == b"x" * 100_000
+    (application / "more").write_text("written after the crash")
+    assert pod.reads("data", "more") == b"written after the crash"
+    await pod.unpublish("data")
+    await pod.unpublish("juicefs-control")
+    assert not pod.directory.exists()
 
 
 async def test_a_read_only_volume_refuses_writes(node: Node, volume: str) -> None:

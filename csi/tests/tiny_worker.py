@@ -7,6 +7,7 @@ Reads the document, mounts, says ready; `quiesce` is answered; SIGTERM unmounts.
 """
 
 import asyncio
+import ctypes
 import errno
 import json
 import os
@@ -67,6 +68,17 @@ def say(**event: Any) -> None:
     print(json.dumps(event), flush=True)
 
 
+def mount(path: str, read_only: bool) -> int:
+    """mount(2) itself: libfuse would stat the mount point, which fails on top of a dead mount."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    data = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    flags = 2 | 4 | (1 if read_only else 0)  # nosuid, nodev, ro
+    if libc.mount(b"JuiceFS:tiny", path.encode(), b"fuse.juicefs", flags, data.encode()) != 0:
+        say(event="error", code="MountFailed", message=os.strerror(ctypes.get_errno()), retryable=True)
+        sys.exit(1)
+    return fd
+
+
 def main() -> None:
     document = json.loads(sys.stdin.readline())
     directory = Path(document["meta_url"].removeprefix("tiny://"))
@@ -77,10 +89,8 @@ def main() -> None:
             say(event="error", code=option[5:], message=f"No entry for {document['meta_url']}.", retryable=False)
             sys.exit(1)
     hang = directory / "hang" if "hang" in options else None
-    fuse_options = set(pyfuse3.default_options) | {"fsname=JuiceFS:tiny", "subtype=juicefs", "allow_other"}
-    if document["read_only"]:
-        fuse_options.add("ro")
-    pyfuse3.init(Tiny(hang), document["mountpoint"], fuse_options)
+    fd = mount(document["mountpoint"], document["read_only"])
+    pyfuse3.init(Tiny(hang), f"/dev/fd/{fd}", set(pyfuse3.default_options))
     (directory / "pid").write_text(str(os.getpid()))
 
     def listen() -> None:
@@ -104,7 +114,9 @@ def main() -> None:
     try:
         asyncio.run(serve())
     finally:
-        pyfuse3.close(unmount=True)
+        libc.umount2(document["mountpoint"].encode(), 2 | 8)  # MNT_DETACH | UMOUNT_NOFOLLOW
+        pyfuse3.close(unmount=False)
 
 
+libc = ctypes.CDLL(None, use_errno=True)
 main()

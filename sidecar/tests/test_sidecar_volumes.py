@@ -85,7 +85,7 @@ def test_a_newer_generation_waits_for_the_old_worker_to_end(volumes: Volumes) ->
     assert kinds(volumes.frame(attach(3))) == []
     assert kinds(volumes.worker_said("v", {"event": "ready"})) == []
     actions = volumes.worker_ended("v", "with exit status 0")
-    assert kinds(actions) == ["ClearMount", "Start"]
+    assert kinds(actions) == ["Start"]
     assert sent(actions) == []
     assert volumes.running["v"].generation == 3
 
@@ -94,7 +94,7 @@ def test_an_error_is_passed_on_and_the_end_is_not_a_second_one(volumes: Volumes)
     volumes.frame(attach())
     event = {"event": "error", "code": "WrongCredentials", "message": "No.", "retryable": False}
     assert sent(volumes.worker_said("v", event)) == [frames.error("v", 1, "WrongCredentials", "No.", False)]
-    assert kinds(volumes.worker_ended("v", "with exit status 1")) == ["ClearMount"]
+    assert kinds(volumes.worker_ended("v", "with exit status 1")) == []
     assert kinds(volumes.frame(attach(2))) == ["Start"]
 
 
@@ -161,7 +161,7 @@ def test_the_end_of_the_pod(volumes: Volumes) -> None:
     mounted(volumes, 1, "w")
     assert volumes.terminate(25.0) == [Stop("v", 25.0), Stop("w", 25.0)]
     assert kinds(volumes.frame(attach(2))) == []
-    assert sent(volumes.worker_ended("v", "with exit status 0")) == []
+    assert kinds(volumes.worker_ended("v", "with exit status 0")) == ["ClearMount"]
     assert list(volumes.running) == ["w"]
 
 

@@ -73,13 +73,6 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class ClearMountpoint:
-    """Take away whatever is still mounted where the sidecar is about to mount."""
-
-    volume: str
-
-
-@dataclass(frozen=True, slots=True)
 class Notify:
     """An event on the pod and on the PersistentVolume. The message holds no secret."""
 
@@ -111,7 +104,7 @@ class Ignored:
     reason: str
 
 
-Action = Send | Close | Store | ClearMountpoint | Notify | RetryAfter | Answered | Ignored
+Action = Send | Close | Store | Notify | RetryAfter | Answered | Ignored
 
 
 class PodControl:
@@ -229,7 +222,6 @@ class PodControl:
         mountpoint = f"{names.CONTROL_VOLUMES}/{attachment.volume}"
         return [
             Store(attachment.volume, attachment.generation, False),
-            ClearMountpoint(attachment.volume),
             Send(
                 frames.attach(
                     attachment.volume,

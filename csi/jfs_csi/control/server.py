@@ -22,7 +22,6 @@ from jfs_csi.control.peer import ForeignPeer, authenticate
 from jfs_csi.control.pod import (
     Action,
     Answered,
-    ClearMountpoint,
     Close,
     Ignored,
     Notify,
@@ -33,7 +32,6 @@ from jfs_csi.control.pod import (
 )
 from jfs_csi.directories import Tree
 from jfs_csi.layout import Layout
-from jfs_csi.mounts import detach
 from jfs_csi.state import DATA, StateStore
 
 log = logging.getLogger(__name__)
@@ -307,10 +305,6 @@ class ControlServer:
                     await self._send(pod, frame)
                 case Store(volume, generation, ready):
                     await asyncio.to_thread(self._store, pod_uid, volume, generation, ready)
-                case ClearMountpoint(volume):
-                    taken = await asyncio.to_thread(detach, self._tree, self._layout.mountpoint(pod_uid, volume))
-                    if taken:
-                        log.info("Pod %s, volume %s: took away %d dead mounts.", pod_uid, volume, taken)
                 case Notify(reason, volume, message):
                     self._notify(reason, pod_uid, volume, message)
                 case RetryAfter(volume, generation, seconds):

@@ -49,6 +49,12 @@ def parse(line: str) -> tuple[MountRequest, dict[str, str]]:
     return MountRequest(str(meta_url), str(where), chosen, password, keys, str(document.get("name") or "")), envs
 
 
+def replaces(line: str) -> bool:
+    """Whether the document says that a dead mount of a former worker lies on the mountpoint. This mount then goes on top
+    of it, so that it appears, by propagation, in every container that holds the dead one."""
+    return json.loads(line).get("replace") is True
+
+
 _KEYS: Final = ("storage", "bucket", "access_key", "secret_key", "session_token")
 
 
@@ -92,7 +98,8 @@ class Worker:
             line = (await reader.readline()).decode("utf-8", "replace")
             request, envs = parse(line)
             os.environ.update(envs)
-            mountpoint.check(request.mountpoint)
+            if not replaces(line):
+                mountpoint.check(request.mountpoint)
             mount = Mount(request)
 
             async def ready() -> None:

@@ -26,6 +26,9 @@ SOCKET = "s"
 BEAT_SECONDS = 10.0
 BACK_OFF_FIRST, BACK_OFF_LONGEST = 0.05, 2.0  # seconds between attempts to connect
 WELCOME_WITHIN = 10.0
+# A volume's dead mounts that may lie on each other (see `volumes.py`); more come from a crash loop and are taken away,
+# at the price that containers which hold them must be started again.
+MOST_DEAD_MOUNTS = 16
 GRACE_ENVIRONMENT = "JFS_GRACE_SECONDS"
 GRACE_DEFAULT = 25.0
 
@@ -218,9 +221,10 @@ class Supervisor:
     def _start(self, start: Start) -> None:
         mountpoint = os.path.join(self._control, start.mountpoint)
         try:
-            taken = mounts.clear(mountpoint)
-            if taken:
-                log(f"Volume {start.volume}: took away {taken} dead mounts.")
+            dead = len(mounts.kinds_at(mountpoint))
+            if dead >= MOST_DEAD_MOUNTS:
+                log(f"Volume {start.volume}: took away {mounts.clear(mountpoint)} dead mounts.")
+                dead = 0
             worker = Worker(self._command, start.generation)
         except OSError as error:
             self._do(self._volumes.worker_ended(start.volume, f"before it began: {error.strerror or error}"))
@@ -228,7 +232,7 @@ class Supervisor:
         self._workers[start.volume] = worker
         if worker.reads is not None:
             self._selector.register(worker.reads, selectors.EVENT_READ, lambda: self._hear(start.volume, worker))
-        worker.say({**start.document, "mountpoint": mountpoint})
+        worker.say({**start.document, "mountpoint": mountpoint, "replace": dead > 0})
         self._watch_writes(start.volume)
 
     def _clear(self, mountpoint: str) -> None:

@@ -6,6 +6,8 @@ carry out in order. No I/O, no clock.
 Rules:
 - one worker per volume; a newer generation stops the old worker and starts only after it has ended;
 - a frame of an older generation than the newest seen is dropped;
+- a dead mount stays until the volume is detached: the next worker mounts on top of it, and by mount propagation its mount
+  appears in every container that holds the dead one – also in those that were started after it and have nothing below it;
 - a worker that ends without having been asked to is reported (`MountLost` if it had been mounted) and not restarted:
   the node service decides, with a new generation;
 - mounts outlive the connection; the next HELLO lists them. What could not be said while disconnected is not said later:
@@ -69,7 +71,7 @@ class Send(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Clear the mount point, run a worker and give it the document (with credentials) on its standard input."""
+    """Run a worker and give it the document (with credentials) on its standard input."""
 
     volume: str
     generation: int
@@ -95,7 +97,7 @@ class Command(NamedTuple):
 
 
 class ClearMount(NamedTuple):
-    """Take away what a worker left mounted."""
+    """Take away all that workers left mounted: the volume is not to be mounted any more."""
 
     mountpoint: str
 
@@ -255,7 +257,9 @@ class Volumes:
     def worker_ended(self, name: str, how: str) -> list[Action]:
         """The volume's worker is gone; `how` is a phrase such as "with exit status 1"."""
         volume = self.running.pop(name)
-        actions: list[Action] = [Log(f"Volume {name}: its worker ended {how}."), ClearMount(volume.mountpoint)]
+        actions: list[Action] = [Log(f"Volume {name}: its worker ended {how}.")]
+        if volume.detaching or self.terminating:
+            actions.append(ClearMount(volume.mountpoint))
         match volume.phase:
             case Phase.STARTING:
                 message = f"The client ended {how} before the volume was mounted; the sidecar's log may say why."

@@ -113,52 +113,62 @@ def test_init_agrees_on_what_both_sides_can() -> None:
         session.answer(1, struct.pack("<IIII", 7, 19, 131072, 0), 1 << 20)
 
 
-async def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Start from a callback of the loop, outside any task, as the host does."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Any] = loop.create_future()
+class Started:
+    """A coroutine started from a callback of the loop, outside any task, as the host does."""
 
-    def call() -> None:
-        try:
-            outcome.set_result(eager.start(coroutine, loop))
-        except Exception as error:
-            outcome.set_exception(error)
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[Any] = self.loop.create_future()
+        self.at_once: asyncio.Future[bool] = self.loop.create_future()
+        self.run = eager.Run(coroutine, self.loop, self.finish)
+        self.loop.call_soon(lambda: self.at_once.set_result(self.run.start()))
 
-    loop.call_soon(call)
-    return await outcome
+    def finish(self, run: eager.Run, result: Any, error: BaseException | None) -> None:
+        assert run is self.run
+        self.outcome.set_result((result, error))
+
+    async def result(self) -> Any:
+        result, error = await self.outcome
+        assert self.run.done()
+        if error is not None:
+            raise error
+        return result
 
 
-async def test_a_handler_that_does_not_wait_gets_no_task() -> None:
-    before = asyncio.all_tasks()
-
+async def test_a_handler_that_does_not_wait_ends_at_once() -> None:
     async def handler() -> int:
         return 42
 
-    assert await start(handler()) == 42
-    assert asyncio.all_tasks() == before
+    started = Started(handler())
+    assert await started.at_once
+    assert await started.result() == 42
 
 
-async def test_a_handler_that_fails_at_once_raises() -> None:
+async def test_a_handler_that_fails_at_once() -> None:
     async def handler() -> None:
         raise FsError(errno.ENOENT)
 
+    started = Started(handler())
+    assert await started.at_once
     with pytest.raises(FsError):
-        await start(handler())
+        await started.result()
 
 
-async def test_a_handler_that_waits_goes_on_in_a_task() -> None:
+async def test_a_handler_that_waits_goes_on_when_it_may() -> None:
     first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     second: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def handler() -> int:
-        return await first + await second
+        value = await first
+        await asyncio.sleep(0)
+        return value + await second
 
-    waiting = await start(handler())
-    assert isinstance(waiting, eager.Waiting)
+    started = Started(handler())
+    assert not await started.at_once
     first.set_result(1)
     await asyncio.sleep(0)
     second.set_result(2)
-    assert await waiting.task == 3
+    assert await started.result() == 3
 
 
 async def test_errors_of_what_is_awaited_reach_the_handler() -> None:
@@ -172,9 +182,10 @@ async def test_errors_of_what_is_awaited_reach_the_handler() -> None:
             return "caught"
         return "missed"
 
-    waiting = await start(handler())
+    started = Started(handler())
+    await started.at_once
     future.set_exception(ValueError("x"))
-    assert await waiting.task == "caught"
+    assert await started.result() == "caught"
 
 
 async def test_cancelling_interrupts_where_it_waits() -> None:
@@ -187,12 +198,50 @@ async def test_cancelling_interrupts_where_it_waits() -> None:
             await asyncio.sleep(0)
             cleaned.append("yes")
 
-    waiting = await start(handler())
-    await asyncio.sleep(0)
-    waiting.task.cancel()
+    started = Started(handler())
+    await started.at_once
+    assert started.run.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await waiting.task
+        await started.result()
     assert cleaned == ["yes"]
+    assert not started.run.cancel()
+
+
+async def test_cancelling_between_steps_is_not_lost() -> None:
+    async def handler() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    started = Started(handler())
+    await started.at_once
+    started.run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await started.result()
+
+
+async def test_tasks_and_futures_can_be_awaited() -> None:
+    async def other() -> int:
+        await asyncio.sleep(0)
+        return 5
+
+    async def handler() -> list[int]:
+        return [*await asyncio.gather(other(), other()), await asyncio.create_task(other())]
+
+    assert await Started(handler()).result() == [5, 5, 5]
+
+
+async def test_locks_and_events_work() -> None:
+    lock, event = asyncio.Lock(), asyncio.Event()
+
+    async def handler() -> str:
+        async with lock:
+            await event.wait()
+            return "went on"
+
+    first, second = Started(handler()), Started(handler())
+    await asyncio.sleep(0)
+    event.set()
+    assert await first.result() == await second.result() == "went on"
 
 
 async def test_a_timeout_opened_before_the_first_wait_works() -> None:
@@ -201,12 +250,13 @@ async def test_a_timeout_opened_before_the_first_wait_works() -> None:
             async with asyncio.timeout(0.01):
                 await asyncio.get_running_loop().create_future()
         except TimeoutError:
+            await asyncio.sleep(0)
             return "timed out"
         return "never"
 
-    waiting = await start(handler())
-    assert await waiting.task == "timed out"
-    assert waiting.task.cancelling() == 0
+    started = Started(handler())
+    assert await started.result() == "timed out"
+    assert started.run.cancelling() == 0
 
 
 async def test_a_task_group_opened_before_the_first_wait_works() -> None:
@@ -219,6 +269,5 @@ async def test_a_task_group_opened_before_the_first_wait_works() -> None:
             group.create_task(fails())
             await asyncio.get_running_loop().create_future()
 
-    waiting = await start(handler())
     with pytest.raises(ExceptionGroup):
-        await waiting.task
+        await Started(handler()).result()

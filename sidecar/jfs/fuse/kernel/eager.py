@@ -1,87 +1,104 @@
-"""Running a handler's coroutine at once, without a task while it does not have to wait.
+"""Running a handler's coroutine at once and without a task: the host's own small driver of coroutines.
 
-`start` runs the coroutine to its first suspension in the caller's frame. One that finishes there costs neither a task nor a
-turn of the event loop; one that waits goes on in a task from where it is. While it runs without a task, asyncio's "current
-task" is a stand-in that forwards to the task made later: time-outs and task groups opened before the first suspension
-cancel the right one.
+`Run` steps the coroutine in the caller's frame until it suspends. One that finishes there costs no turn of the event loop; one
+that waits is stepped again by the future it waits for, two turns fewer than a task needs. While it is stepped, it is what
+asyncio calls the current task, so that time-outs and task groups (asyncio.timeout, asyncio.TaskGroup) cancel it as they
+would cancel a task: it has their part of a task's interface, and `cancel` is the host's way to interrupt it.
+Concurrency: everything in the event loop; `Run` must be started from a callback, not from within a task.
 """
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, cast
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any
+
+# Called with (run, result, error) when the coroutine has ended, also within `start`.
+Finish = Callable[["Run", Any, BaseException | None], None]
+
+_CONTEXT: Context | None = None
 
 
-class _StandIn:
-    """The current task before there is one (what asyncio.timeout and asyncio.TaskGroup ask of it)."""
+class Run:
+    """One coroutine on its way; `done` once it has ended."""
 
-    __slots__ = ("_early", "task")
+    __slots__ = ("_cancels", "_coroutine", "_finish", "_loop", "_must_cancel", "_waits_for", "ended")
 
-    def __init__(self) -> None:
-        self.task: asyncio.Task[Any] | None = None
-        self._early = 0
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, finish: Finish) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+        self._finish = finish
+        self._waits_for: asyncio.Future[Any] | None = None
+        self._must_cancel = False
+        self._cancels = 0
+        self.ended = False
+
+    def start(self) -> bool:
+        """Step for the first time; whether it has ended (and `finish` been called)."""
+        self._step()
+        return self.ended
+
+    def _wake(self, future: asyncio.Future[Any]) -> None:
+        self._waits_for = None
+        self._step()
+
+    def _step(self) -> None:
+        loop, coroutine = self._loop, self._coroutine
+        result: Any = None
+        error: BaseException | None = None
+        _enter_task(loop, self)  # type: ignore[arg-type]
+        try:
+            if self._must_cancel:
+                self._must_cancel = False
+                waits_for = coroutine.throw(asyncio.CancelledError())
+            else:
+                waits_for = coroutine.send(None)
+        except StopIteration as stop:
+            self.ended, result = True, stop.value
+        except (KeyboardInterrupt, SystemExit):
+            self.ended = True
+            raise
+        except BaseException as raised:
+            self.ended, error = True, raised
+        finally:
+            _leave_task(loop, self)  # type: ignore[arg-type]
+        if self.ended:
+            self._finish(self, result, error)
+        elif waits_for is None:  # asyncio.sleep(0)
+            loop.call_soon(self._step, context=_context())
+        else:
+            waits_for._asyncio_future_blocking = False
+            self._waits_for = waits_for
+            waits_for.add_done_callback(self._wake, context=_context())
+            if self._must_cancel and waits_for.cancel():
+                self._must_cancel = False
+
+    # -- what is asked of a current task ------------------------------------------------------------------------
 
     def cancel(self, msg: Any = None) -> bool:
-        if self.task is not None:
-            return self.task.cancel(msg)
-        self._early += 1
+        """Throw CancelledError in where it waits; False when it has ended."""
+        if self.ended:
+            return False
+        self._cancels += 1
+        if self._waits_for is None or not self._waits_for.cancel(msg):
+            self._must_cancel = True
         return True
 
     def cancelling(self) -> int:
-        return self.task.cancelling() if self.task is not None else self._early
+        return self._cancels
 
     def uncancel(self) -> int:
-        if self.task is not None:
-            return self.task.uncancel()
-        self._early = max(0, self._early - 1)
-        return self._early
+        if self._cancels:
+            self._cancels -= 1
+        return self._cancels
 
     def done(self) -> bool:
-        return self.task is not None and self.task.done()
-
-    def cancelled_early(self) -> bool:
-        return self._early > 0
+        return self.ended
 
 
-@types.coroutine
-def _go_on(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
-    """The rest of *coroutine*, which has suspended on *waits_for*."""
-    while True:
-        try:
-            yield waits_for
-        except BaseException as error:
-            try:
-                waits_for = coroutine.throw(error)
-            except StopIteration as stop:
-                return stop.value
-        else:
-            return (yield from coroutine.__await__())
-
-
-Finished = Callable[[asyncio.Task[Any]], None]
-
-
-class Waiting:
-    """A handler that suspended; `task` is its task."""
-
-    __slots__ = ("task",)
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.task = task
-
-
-def start(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """The coroutine's result, its exception raised, or `Waiting` when it goes on in a task."""
-    stand_in = _StandIn()
-    asyncio.tasks._enter_task(loop, stand_in)  # type: ignore[arg-type]
-    try:
-        waits_for = coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        asyncio.tasks._leave_task(loop, stand_in)  # type: ignore[arg-type]
-    task = loop.create_task(cast("Coroutine[Any, Any, Any]", _go_on(coroutine, waits_for)))
-    stand_in.task = task
-    if stand_in.cancelled_early():
-        task.cancel()
-    return Waiting(task)
+def _context() -> Context:
+    """One context for all: handlers use no context variables, and copying one at each wait costs."""
+    global _CONTEXT
+    if _CONTEXT is None:
+        _CONTEXT = copy_context()
+    return _CONTEXT

@@ -27,6 +27,7 @@ log = logging.getLogger("jfs.fuse")
 
 BURST: Final = 32  # requests taken before other tasks of the loop get their turn
 _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside max_write
+_SPARE: Final = 4  # buffers kept
 _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
 _DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
 _INTERRUPTIBLE: Final = frozenset(("lookup", "getattr", "read", "readdir", "readlink", "statfs", "getxattr"))
@@ -67,7 +68,8 @@ class KernelHost:
         self._attached: Attached | None = None
         self._fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: dict[int, tuple[asyncio.Task[Any], str]] = {}
+        self._running: dict[int, tuple[eager.Run, str]] = {}
+        self._idle = asyncio.Event()
         self._spare: list[bytearray] = []
         self._take_buffer(bytearray(max_io + _HEADROOM))
         self._ended: asyncio.Future[None] | None = None
@@ -122,12 +124,12 @@ class KernelHost:
     async def close(self) -> None:
         """Wait for the handlers under way, then give up the descriptor: the kernel fails what still comes."""
         self._end()
-        for task, name in self._running.values():
+        for run, name in list(self._running.values()):
             if name in _INTERRUPTIBLE:
-                task.cancel()
-        running = [task for task, _ in self._running.values()]
-        if running:
-            await asyncio.wait(running)
+                run.cancel()
+        while self._running:
+            self._idle.clear()
+            await self._idle.wait()
         self.invalidator.close()
         self.unmount()
         if self._fd >= 0:
@@ -172,46 +174,28 @@ class KernelHost:
 
     def _request(self, prepared: _Prepared, unique: int, node: int, caller: Caller, end: int) -> None:
         started = time.perf_counter()
-        operation, handler, decode, _ = prepared
-        args = decode(node, self._view, end)
+        args = prepared.decode(node, self._view, end)
+        buffer: bytearray | None = None
+
+        def finish(run: eager.Run, result: Any, error: BaseException | None) -> None:
+            if buffer is not None and len(self._spare) < _SPARE:
+                self._spare.append(buffer)
+            self._running.pop(unique, None)
+            if not self._running:
+                self._idle.set()
+            if error is None:
+                self._answer(prepared, unique, caller, args, result, started)
+            else:
+                self._failed(prepared, unique, caller, args, error, started)
+
         assert self._loop is not None
-        try:
-            result = eager.start(handler(caller, *args), self._loop)
-        except Exception as error:
-            self._failed(prepared, unique, caller, args, error, started)
-            return
-        if type(result) is eager.Waiting:
-            task = result.task
-            name = operation.name
-            self._running[unique] = (task, name)
-            buffer = None
+        run = eager.Run(prepared.handler(caller, *args), self._loop, finish)
+        if not run.start():
+            name = prepared.operation.name
+            self._running[unique] = (run, name)
             if name == "write":  # its data lies in the buffer
                 buffer = self._buffer
                 self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
-            task.add_done_callback(lambda task: self._finished(task, prepared, unique, caller, args, started, buffer))
-            return
-        self._answer(prepared, unique, caller, args, result, started)
-
-    def _finished(
-        self,
-        task: asyncio.Task[Any],
-        prepared: _Prepared,
-        unique: int,
-        caller: Caller,
-        args: protocol.Arguments,
-        started: float,
-        buffer: bytearray | None,
-    ) -> None:
-        del self._running[unique]
-        if task.cancelled():
-            self._reply_error(unique, errno.EINTR)
-            self._accounting.finish(prepared.operation, caller, args, None, errno.EINTR, started)
-        elif (error := task.exception()) is not None:
-            self._failed(prepared, unique, caller, args, error, started)
-        else:
-            self._answer(prepared, unique, caller, args, task.result(), started)
-        if buffer is not None and len(self._spare) < 4:
-            self._spare.append(buffer)
 
     def _answer(
         self, prepared: _Prepared, unique: int, caller: Caller, args: protocol.Arguments, result: Any, started: float
@@ -228,7 +212,8 @@ class KernelHost:
         error: BaseException,
         started: float,
     ) -> None:
-        number = errno_of(error, prepared.operation.name, args)
+        cancelled = isinstance(error, asyncio.CancelledError)
+        number = errno.EINTR if cancelled else errno_of(error, prepared.operation.name, args)
         if number == errno.ENOENT and prepared.operation.name == "lookup" and self._valid.negative is not None:
             self._reply(unique, protocol.negative_out(self._valid.negative))
         else:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jfs.sidecar.supervisor import Supervisor
+from jfs.sidecar.volumes import Start
 from test_sidecar_frames import packets
 
 HERE = Path(__file__).parent
@@ -153,6 +155,7 @@ def test_attach_ready_quiesce_detach(connected: Pod) -> None:
     assert given["document"]["mountpoint"] == str(pod.control / "volumes/v")
     assert given["document"]["options"] == ["cache-size=1"]
     assert given["document"]["storage"] == {"secret_key": "hush-hush"}
+    assert given["document"]["replace"] is False
     assert "hush-hush" not in json.dumps([given["argv"], given["environment"]])
     pod.send({"type": "QUIESCE", "volume": "v", "gen": 1, "deadlineMs": 1000})
     assert pod.receive() == {"type": "FLUSHED", "volume": "v", "gen": 1, "dirtyBytes": 0}
@@ -330,6 +333,29 @@ def test_a_large_document_reaches_the_worker(connected: Pod) -> None:
     )
     assert pod.receive()["type"] == "READY"
     assert pod.given("v")["document"]["envs"] == envs
+
+
+@pytest.mark.parametrize(("dead", "replace", "cleared"), [(0, False, 0), (1, True, 0), (15, True, 0), (16, False, 1)])
+def test_a_new_mount_goes_on_top_of_dead_ones_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: int, replace: bool, cleared: int
+) -> None:
+    calls: list[str] = []
+
+    def clear(path: str) -> int:
+        calls.append(path)
+        return dead
+
+    monkeypatch.setattr("jfs.sidecar.supervisor.mounts.kinds_at", lambda _path: ["fuse.juicefs"] * dead)
+    monkeypatch.setattr("jfs.sidecar.supervisor.mounts.clear", clear)
+    said = tmp_path / "said"
+    supervisor = Supervisor(str(tmp_path), ["/bin/sh", "-c", f"head -n 1 > {said}.new; mv {said}.new {said}"], 1.0)
+    supervisor._do([Start("v", 1, "volumes/v", {})])
+    worker = supervisor._workers["v"]
+    os.waitpid(worker.pid, 0)
+    worker.close()
+    supervisor._selector.close()
+    assert json.loads(said.read_text()) == {"mountpoint": f"{tmp_path}/volumes/v", "replace": replace}
+    assert calls == [f"{tmp_path}/volumes/v"] * cleared
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,17 @@ def test_old_blocks_expire() -> None:
     assert ((1, 0) in cache, (1, 1) in cache, budget.cached) == (False, True, 10)
 
 
+def test_blocks_read_to_their_end_make_room() -> None:
+    budget = Budget(1 << 20)
+    cache = BlockCache(budget)
+    for indx in range(10):
+        cache.put((1, indx), b"x" * 10)
+    for indx in range(8):
+        cache.spend((1, indx))
+    assert [indx for indx in range(10) if (1, indx) in cache] == [4, 5, 6, 7, 8, 9]
+    assert budget.cached == 60
+
+
 def test_windows_grow_with_sequential_reads_only() -> None:
     streams = Streams(BLOCK, 8 * BLOCK)
     assert streams.note(10 * BLOCK, 4096, 1 << 30).window == 0

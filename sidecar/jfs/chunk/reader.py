@@ -21,6 +21,7 @@ from jfs.chunk.block_cache import BlockCache
 from jfs.chunk.blocks import BlockStore
 from jfs.chunk.budget import Budget
 from jfs.chunk.interfaces import SliceSource
+from jfs.chunk.memory import give_back
 from jfs.chunk.naming import block_length
 from jfs.chunk.readahead import Stream, Streams
 from jfs.errors import FsError, ObjectError, ObjectNotFound
@@ -247,6 +248,8 @@ class Reader:
                 return await blocks.get_range(slice_id, size, indx, begin, count)
             # Shielded: others may wait for the same flight, and the block is of use even when the asker has gone.
             block = await asyncio.shield(self._flight(slice_id, size, indx))
+        if whole_blocks and begin + count == len(block):
+            self.cache.spend(name)
         if count == len(block):
             return block
         return memoryview(block)[begin : begin + count]
@@ -273,9 +276,11 @@ class Reader:
 
     def _tick(self) -> None:
         self._timer = None
-        self.cache.expire()
+        dropped = self.cache.expire()
         if len(self.cache):
             self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+        elif dropped:
+            give_back()
 
     # Read-ahead
 

@@ -10,11 +10,11 @@ Concurrency: no awaits here; an upload reads its block through `block()` while o
 from typing import Final
 
 FIRST_BUFFER: Final = 64 << 10  # bytes; also the real client's page of a first block (format §1.2)
-_KEPT: Final = 32
+_KEPT: Final = 16
 
 
 class BufferPool:
-    """Whole-block buffers that wait for their next use: at most 32, dropped by `clear` when the mount is idle."""
+    """Whole-block buffers that wait for their next use: at most 16, dropped by `clear` when the mount is idle."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -29,9 +29,11 @@ class BufferPool:
         if len(buffer) == self.block_size and len(self._free) < _KEPT:
             self._free.append(buffer)
 
-    def clear(self) -> None:
-        """Free the memory."""
+    def clear(self) -> bool:
+        """Free the memory; whether there was any."""
+        had = bool(self._free)
         self._free.clear()
+        return had
 
 
 class SliceBuffer:

@@ -15,6 +15,7 @@ from jfs.chunk.blocks import BlockStore
 from jfs.chunk.budget import Budget
 from jfs.chunk.file_writer import InodeWriter
 from jfs.chunk.interfaces import SliceSink
+from jfs.chunk.memory import give_back
 from jfs.chunk.slice_buffer import BufferPool
 from jfs.errors import FsError
 
@@ -191,5 +192,5 @@ class Writer:
                     file.freeze(piece)
         if pending:
             self.watch()
-        else:
-            self.pool.clear()
+        elif self.pool.clear():
+            give_back()

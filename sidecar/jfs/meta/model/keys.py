@@ -203,3 +203,14 @@ class DelayedKey(NamedTuple):
     @property
     def record(self) -> type[bytes]:
         return bytes
+
+
+class DetachedKey(NamedTuple):
+    """The top of a tree that a clone is building, or left when it died; reads as unix seconds (format §3.11)."""
+
+    ino: int
+    kind: Literal["detached"] = "detached"
+
+    @property
+    def record(self) -> type[int]:
+        return int

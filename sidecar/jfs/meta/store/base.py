@@ -188,6 +188,17 @@ class Store(Protocol):
         """(inode, index, records) of all chunk lists, in no order."""
         ...
 
+    def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+        """Every record of *kind* in the database, in no order; one that does not decode comes as a CorruptRecord in its place. Kinds:
+        node, edge, symlink, xattr (without values), chunk, parent (of inodes with several; where the engine keeps none, from the
+        entries), sliceref (stored ones only), dirstat, sustained, detached. A search of the whole database: for checks."""
+        ...
+
+    async def flaws(self, *, repair: bool) -> list[str]:
+        """What is wrong with the form of the engine's records that the records themselves do not show, a sentence each; with *repair*
+        it is put right, and what is left comes back."""
+        ...
+
     async def is_blank(self) -> bool:
         """Whether the database (below the volume's prefix) holds no record of a volume at all."""
         ...

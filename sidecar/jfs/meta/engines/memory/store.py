@@ -147,6 +147,13 @@ class MemoryStore(TransactionRunner):
             for indx, records in list(lists.items()):
                 yield ino, indx, records
 
+    async def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+        for key, record in self._database.all_of(kind):
+            yield key, record
+
+    async def flaws(self, *, repair: bool) -> list[str]:
+        return []
+
     async def is_blank(self) -> bool:
         return self._database.is_blank()
 

@@ -34,6 +34,7 @@ OLD_SESSIONS: Final = b"sessions"
 SESSION_INFOS: Final = b"sessionInfos"
 DELETED_FILES: Final = b"delfiles"
 DELAYED: Final = b"delSlices"
+DETACHED: Final = b"detachedNodes"
 DIR_LENGTH: Final = b"dirDataLength"
 DIR_SPACE: Final = b"dirUsedSpace"
 DIR_INODES: Final = b"dirUsedInodes"
@@ -100,6 +101,7 @@ READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
     "sustained": lambda key: ((b"SISMEMBER", sustained(key.sid), key.ino),),
     "delfile": lambda key: ((b"ZSCORE", DELETED_FILES, b"%d:%d" % key[:2]),),
     "delayed": lambda key: ((b"HGET", DELAYED, b"%d_%d" % key[:2]),),
+    "detached": lambda key: ((b"ZSCORE", DETACHED, key.ino),),
 }
 
 
@@ -149,6 +151,7 @@ DECODING: Final[dict[str, Callable[[Any, Sequence[Any]], Any]]] = {
     "sustained": lambda key, replies: True if replies[0] else None,
     "delfile": lambda key, replies: score(replies[0]),
     "delayed": lambda key, replies: replies[0],
+    "detached": lambda key, replies: score(replies[0]),
 }
 
 
@@ -209,6 +212,7 @@ PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
     "sustained": lambda key, record: [(b"SADD", sustained(key.sid), key.ino)],
     "delfile": lambda key, record: [(b"ZADD", DELETED_FILES, record, b"%d:%d" % key[:2])],
     "delayed": _put_delayed,
+    "detached": lambda key, record: [(b"ZADD", DETACHED, record, key.ino)],
 }
 
 DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
@@ -226,6 +230,7 @@ DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
     "sustained": lambda key: [(b"SREM", sustained(key.sid), key.ino)],
     "delfile": lambda key: [(b"ZREM", DELETED_FILES, b"%d:%d" % key[:2])],
     "delayed": lambda key: [(b"HDEL", DELAYED, b"%d_%d" % key[:2])],
+    "detached": lambda key: [(b"ZREM", DETACHED, key.ino)],
 }
 
 

@@ -178,6 +178,14 @@ class RedisStore(TransactionRunner):
         async for ino, indx, records in scans.chunks(self._link):
             yield ino, indx, layout.joined(ChunkKey(ino, indx), records) or b""
 
+    def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+        from jfs.meta.engines.redis import examine  # for checks only
+
+        return examine.SCANS[kind](self._link)
+
+    async def flaws(self, *, repair: bool) -> list[str]:
+        return []
+
     async def is_blank(self) -> bool:
         return await scans.is_blank(self._link)
 

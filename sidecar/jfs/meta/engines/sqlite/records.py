@@ -18,6 +18,7 @@ from jfs.meta.model.keys import (
     CounterKey,
     DelayedKey,
     DeletedFileKey,
+    DetachedKey,
     DirStat,
     DirStatKey,
     EdgeKey,
@@ -83,6 +84,7 @@ class Records:
             "sustained": self.read_sustained,
             "delfile": self.read_deleted_file,
             "delayed": self.read_delayed,
+            "detached": self.read_detached,
         }
         self.writers: dict[str, Callable[[Any, Any, Any], None]] = {
             "setting": self.write_setting,
@@ -99,6 +101,7 @@ class Records:
             "sustained": self.write_sustained,
             "delfile": self.write_deleted_file,
             "delayed": self.write_delayed,
+            "detached": self.write_detached,
         }
 
     def _value(self, sql: str, parameters: tuple[Any, ...]) -> Any:
@@ -179,6 +182,10 @@ class Records:
             f"SELECT CAST(slices AS BLOB) FROM {self._p}delslices WHERE chunkid=? AND deleted=?", key[:2]
         )
         return records
+
+    def read_detached(self, key: DetachedKey) -> int | None:
+        since: int | None = self._value(f"SELECT added FROM {self._p}detached_node WHERE inode=?", (key.ino,))
+        return since
 
     def count_entries(self, ino: int, limit: int) -> int:
         """Entries of a directory, at most *limit*."""
@@ -322,6 +329,16 @@ class Records:
                 f"INSERT INTO {self._p}delslices(chunkid,deleted,slices) VALUES(?,?,?) "
                 "ON CONFLICT(chunkid) DO UPDATE SET deleted=excluded.deleted,slices=excluded.slices",
                 (key.id, key.time, record),
+            )
+
+    def write_detached(self, key: DetachedKey, record: int | None, known: Any) -> None:
+        if record is None:
+            self._execute(f"DELETE FROM {self._p}detached_node WHERE inode=?", (key.ino,))
+        else:
+            self._execute(
+                f"INSERT INTO {self._p}detached_node(inode,added) VALUES(?,?) "
+                "ON CONFLICT(inode) DO UPDATE SET added=excluded.added",
+                (key.ino, record),
             )
 
     # Additions.

@@ -225,6 +225,16 @@ class SqliteStore(TransactionRunner):
                 return
             after = (rows[-1][0], rows[-1][1])
 
+    def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+        from jfs.meta.engines.sqlite import examine  # for checks only
+
+        return examine.scan(self._database, self._p, kind)
+
+    async def flaws(self, *, repair: bool) -> list[str]:
+        from jfs.meta.engines.sqlite import examine
+
+        return await examine.flaws(self._database, self._p, repair=repair)
+
     async def is_blank(self) -> bool:
         return await self._database.read(self._is_blank)
 

@@ -1,8 +1,10 @@
 """One cluster with the chart and its back ends for all scenarios, and a namespace for each.
 
+While working on a scenario, `E2E_KEEP=1` keeps the cluster for the next run, which upgrades what has changed in it.
 A scenario that fails leaves a report of what a person would look at in `reports/`; its summary is part of the test's output.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +30,17 @@ def cluster() -> Iterator[Cluster]:
     """A one-node cluster with the product installed."""
     archives = {name: images.path(name) for name in images.NAMES}
     cluster = Cluster.named("scenarios")
-    cluster.up(archives["pause"], archives["coredns"])
+    keep = os.environ.get("E2E_KEEP") == "1"
+    if not (keep and cluster.healthy()):
+        cluster.up(archives["pause"], archives["coredns"])
     try:
         install.load(cluster, archives.values())
         install.backends(cluster.kubectl())
         install.chart(cluster.kubectl(), archives["operator"])
         yield cluster
     finally:
-        cluster.down()
+        if not keep:
+            cluster.down()
 
 
 @pytest.fixture

@@ -102,10 +102,14 @@ def test_read_only_mounts_refuse_writes(scenario: Scenario) -> None:
 def test_unprivileged_pod(scenario: Scenario) -> None:
     """A pod that runs as a user of its own, without privileges, uses the volume; its group may write."""
     files = scenario.volume()
-    scenario.pod("root", {files: "/data"}, "mkdir -m 2775 /data/team; chgrp 2000 /data/team; " + documents.IDLE)
+    scenario.pod(
+        "root",
+        {files: "/data"},
+        "mkdir -m 700 /data/private; mkdir /data/team; chgrp 2000 /data/team; chmod 2775 /data/team; " + documents.IDLE,
+    )
     security = {"runAsUser": 1000, "runAsGroup": 1000, "supplementalGroups": [2000], "runAsNonRoot": True}
     scenario.pod("user", {files: "/data"}, securityContext=security)
 
     scenario.sh("user", "echo mine >/data/team/file")
     assert scenario.sh("user", "stat -c '%u %g' /data/team/file") == "1000 2000"
-    assert "Permission denied" in scenario.fails("user", "touch /data/file")
+    assert "Permission denied" in scenario.fails("user", "touch /data/private/file")

@@ -31,7 +31,7 @@ STEP = st.one_of(
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(STEP, max_size=25), delays=st.lists(st.integers(0, 6), min_size=1, max_size=5), small=st.booleans()
 )

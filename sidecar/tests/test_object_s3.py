@@ -118,7 +118,9 @@ async def serving(handler: Handler, **options: Any) -> AsyncIterator[S3Storage]:
         access_key=options.pop("access_key", "key"),
         secret_key="secret",
         session_token=options.pop("session_token", ""),
-        options=StorageOptions(connect_timeout=5, idle_timeout=options.pop("idle_timeout", 20), **options),
+        options=StorageOptions(
+            connect_timeout=5, first_pause=0.001, idle_timeout=options.pop("idle_timeout", 20), **options
+        ),
     )
     try:
         yield storage

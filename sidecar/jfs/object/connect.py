@@ -31,6 +31,7 @@ class StorageOptions:
     connect_timeout: float = 10.0
     idle_timeout: float = 60.0  # the longest silence within an answer
     storage_class: str = ""  # of new objects, where the storage has classes
+    first_pause: float = 0.4  # before the second try; doubles for each further one
     tries: int = 3  # of one request, when the failure is of the kind the protocol calls transient
 
 

@@ -160,7 +160,7 @@ class S3Storage:
             else:
                 if answer.status not in _TRANSIENT or tried >= self._options.tries:
                     return answer
-            await asyncio.sleep(random.uniform(0.5, 1.0) * 0.2 * 2**tried)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * self._options.first_pause * 2 ** (tried - 1))
 
     async def _send(self, method: str, key: str, headers: dict[str, str], data: memoryview | None) -> _Answer:
         path = self._address.path(key)

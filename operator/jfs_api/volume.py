@@ -74,7 +74,7 @@ class JuiceFSVolumeSpec(_Model):
 
     def sidecar_annotation(self) -> dict[str, Any]:
         """What the webhook needs of `spec.sidecar`: only what is set."""
-        return self.sidecar.model_dump(exclude_none=True)
+        return self.sidecar.model_dump(exclude_none=True, exclude_defaults=True)
 
 
 def parse_volume_spec(spec: Mapping[str, Any]) -> JuiceFSVolumeSpec:

@@ -32,6 +32,8 @@ from jfs_operator.steps import MountReport, Next
 from jfs_operator.watch_audit import WatchAudit
 
 _MOUNT_REASONS: Final = frozenset({names.EVENT_MOUNTED, names.EVENT_MOUNT_FAILED, names.EVENT_MOUNT_LOST})
+# A check of credentials starts a process and writes a test object: every so many rounds of the timer is enough.
+_RECHECK: Final = 5
 # How often a delete handler goes on by itself before it hands back to kopf, which is then free to notice an exit.
 _ROUNDS: Final = 6
 _LONGEST_REFUSAL: Final = 15.0  # seconds until a refused deletion looks again: what it waits for has no event
@@ -85,7 +87,7 @@ class Handlers:
         if key.kind == JUICEFS_SECRETS.kind:
             outcome = await self._reconciler.secret(key.namespace, key.name)
             if outcome.next is Next.NOTHING:  # credentials that work now may not work tomorrow
-                return Outcome(outcome.next, outcome.message, self._resync * (1 + random.random() / 4))
+                return Outcome(outcome.next, outcome.message, self._resync * _RECHECK * (1 + random.random() / 4))
             return outcome
         return await self._reconciler.static(key.name)
 

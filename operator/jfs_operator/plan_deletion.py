@@ -37,12 +37,24 @@ def plan_deletion(world: VolumeWorld) -> Plan:
             step = Remove("volume", PERSISTENT_VOLUMES, world.volume)
             return _do(world, "Deleting", "the PersistentVolume is being deleted", step)
         return _wait(world, "WaitingForPersistentVolume", "waits for the end of the PersistentVolume")
-    if removes_data and not world.data_removed and (plan := _remove_data(world, spec)):
+    if removes_data and not _data_removed(world) and (plan := _remove_data(world, spec)):
         return plan
     if world.managed_secret is not None:
+        # Written down before the Secret goes: without it nobody could look whether the data went before.
+        reason, what = (_DATA_REMOVED, "the data is removed") if removes_data else ("Deleting", "the data is kept")
         step = Remove("managed_secret", SECRETS, world.managed_secret)
-        return _do(world, "Deleting", "the managed Secret is being deleted", step)
-    return _plan(world, "Deleted", "everything is gone", Next.GONE)
+        return _do(world, reason, f"{what}; the managed Secret is being deleted", step)
+    return _plan(world, _DELETED, "everything is gone", Next.GONE)
+
+
+_DATA_REMOVED, _DELETED = "DataRemoved", "Deleted"
+
+
+def _data_removed(world: VolumeWorld) -> bool:
+    if world.data_removed:
+        return True
+    ready = find((world.body.get("status") or {}).get("conditions") or [], names.READY)
+    return ready is not None and ready.reason in {_DATA_REMOVED, _DELETED}
 
 
 def _remove_data(world: VolumeWorld, spec: Object) -> Plan | None:

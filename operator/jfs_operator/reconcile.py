@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from jfs_api import names
 from jfs_api.volume import SpecError, parse_volume_spec
@@ -105,19 +106,19 @@ class Reconciler:
         self._backoff = Backoff(clock)
         self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="api")
         self._room = asyncio.Semaphore(_MOST_AT_ONCE)
-        self._locks: dict[Key, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._mounts: dict[str, MountReport] = {}
         self._owners: dict[str, Key] = {}
         self.references = References()
 
     def mounted(self, persistent_volume: str, report: MountReport) -> bool:
-        """Remember what a node service said; False when something newer is known already."""
+        """Remember what a node service said; False when that is no news."""
         known = self._mounts.get(persistent_volume)
-        if known is not None and (known == report or known.time > report.time):
+        if known is not None and known.time > report.time:
             return False
         cleaned = replace(report, message=self._scrubber.clean(report.message))
         self._mounts[persistent_volume] = cleaned
-        return True
+        return known != cleaned
 
     def owner_of(self, persistent_volume: str) -> Key | None:
         """The JuiceFSVolume of a PersistentVolume, once it was reconciled."""
@@ -132,7 +133,6 @@ class Reconciler:
         self._scrubber.forget(key)
         self._backoff.succeeded(key)
         self._backoff.succeeded((key, "deletion"))
-        self._locks.pop(key, None)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -155,7 +155,7 @@ class Reconciler:
                 plan = plan_deletion(world) if deleting else plan_volume(world)
                 if plan.step is None:
                     break
-                if isinstance(plan.step, Format | Inspect | RemoveData) and not body.get("status"):
+                if _write_first(plan, body):
                     world = replace(world, body=await self._report(world.body, plan, JUICEFS_VOLUMES))
                 world = await self._act(plan, world)
             else:
@@ -328,8 +328,18 @@ class Reconciler:
 
     @asynccontextmanager
     async def _turn(self, key: Key) -> AsyncIterator[None]:
-        async with self._locks.setdefault(key, asyncio.Lock()), self._room:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        async with lock, self._room:
             yield
+
+
+def _write_first(plan: Plan, body: Object) -> bool:
+    """Whether the status has to be on record before the step: the first slow one, and the end of the managed Secret."""
+    if isinstance(plan.step, Remove):
+        return plan.step.slot == "managed_secret"
+    return isinstance(plan.step, Format | Inspect | RemoveData) and not body.get("status")
 
 
 def _with(world: VolumeWorld, slot: str, found: Object | None) -> VolumeWorld:

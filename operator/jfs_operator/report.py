@@ -79,7 +79,7 @@ class Reporter:
 
 def _worth_an_event(condition: Condition, plan: Plan) -> bool:
     """Progress is not: what waits for a step or for another controller is in the status alone."""
-    if condition.status == "Unknown":
+    if condition.status == "Unknown" or plan.next is Next.GONE:
         return False
     return (
         condition.status == "True"

@@ -32,7 +32,15 @@ from e2e import tools
 
 CHART = Path(__file__).parents[2] / "charts" / "juicefs-sidecar"
 OPERATOR_NAMESPACE = "juicefs-system"
-_CONTROLLERS = "persistentvolume-binder-controller,persistentvolumeclaim-protection-controller,persistentvolume-protection-controller"
+_CONTROLLERS = ",".join(
+    f"{name}-controller"
+    for name in (
+        "persistentvolume-binder",
+        "persistentvolume-protection",
+        "persistentvolumeclaim-protection",
+        "namespace",
+    )
+)
 
 
 def until(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -110,13 +118,25 @@ class ControlPlane:
     def kubeconfig(self, user: str) -> Path:
         return self._folder / f"{user}.kubeconfig"
 
-    def request(self, method: str, path: str, body: Object | None = None) -> tuple[int, Any]:
+    def table(self, path: str) -> dict[str, str]:
+        """The first row of what `kubectl get -o wide` prints of a collection, by column."""
+        answer = self.request("GET", path, accept="application/json;as=Table;v=v1;g=meta.k8s.io")[1]
+        columns = [column["name"] for column in answer["columnDefinitions"]]
+        return dict(zip(columns, map(str, answer["rows"][0]["cells"]), strict=True)) if answer.get("rows") else {}
+
+    def request(
+        self, method: str, path: str, body: Object | None = None, accept: str = "application/json"
+    ) -> tuple[int, Any]:
         """Any request by the administrator: status code and answer."""
         request = urllib.request.Request(
             f"https://127.0.0.1:{self._port}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._tokens['admin']}", "Content-Type": "application/json"},
+            headers={
+                "Authorization": f"Bearer {self._tokens['admin']}",
+                "Content-Type": "application/json",
+                "Accept": accept,
+            },
         )
         if method == "PATCH":
             request.add_header("Content-Type", "application/merge-patch+json")

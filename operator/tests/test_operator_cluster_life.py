@@ -217,6 +217,13 @@ def test_delete_is_refused(plane: ControlPlane, space: Namespace, jfs: FakeJfsPr
     assert f"{space.name}/other" in space.becomes("Ready", "False", "DeletionRefused")
     space.delete("juicefsvolumes", "other")
     space.gone("other")
+    until(
+        "what kubectl shows",
+        lambda: (
+            "pods still use the claim"
+            in plane.table(f"{GROUP}/namespaces/{space.name}/juicefsvolumes").get("Message", "")
+        ),
+    )
     until("the pod is the reason", lambda: "pods still use the claim: writer" in space.condition("Ready")[2])
     assert exists(plane, f"/persistentvolumes/{volume}")
     space.delete("pods", "writer", grace=0)
@@ -253,13 +260,15 @@ def test_one_writer(
             "the standby is alive and not ready",
             lambda: (standby.probe("/healthz"), standby.probe("/readyz")) == (200, 503),
         )
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases/juicefs-operator"
+        holder = plane.request("GET", path)[1]["spec"]["holderIdentity"]
         assert operator.end() == 0
-        until("the standby takes over at once", lambda: standby.probe("/readyz") == 200, 12)
+        assert plane.request("GET", path)[1]["spec"].get("holderIdentity") != holder, "it was not given back"
+        until("the standby takes over", lambda: standby.probe("/readyz") == 200)
         space.add_secret()
         space.add_volume()
         space.becomes("Ready", "True")
         # Somebody takes the lease away: the process ends by itself rather than write beside the new holder.
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases/juicefs-operator"
 
         def taken() -> bool:
             plane.request(
@@ -379,6 +388,16 @@ def test_bad_spec(space: Namespace, jfs: FakeJfsProgram) -> None:
     space.patch("juicefsvolumes", "data", {"spec": {"mountOptions": ["cache-size=1"]}})
     space.becomes("Ready", "True")
     assert space.condition("Stalled") == ("", "", "")
+
+
+def test_a_whole_namespace_goes(plane: ControlPlane, space: Namespace) -> None:
+    space.add_secret()
+    volume = space.add_volume(reclaimPolicy="Delete")
+    space.becomes("Ready", "True")
+    plane.request("DELETE", f"{CORE}/namespaces/{space.name}")
+    until("the namespace is gone", lambda: not exists(plane, f"/namespaces/{space.name}"))
+    assert not exists(plane, f"/persistentvolumes/{volume}")
+    assert not exists(plane, managed(volume))
 
 
 def test_zz_no_secret_anywhere(

@@ -1,8 +1,10 @@
 """Deleting a JuiceFSVolume: what Retain keeps, what Delete removes and when it is refused."""
 
+import contextlib
+
 import pytest
 from jfs_api import names
-from jfs_operator.api import CLAIMS, JUICEFS_VOLUMES, PERSISTENT_VOLUMES, PODS, SECRETS, Object, metadata
+from jfs_operator.api import CLAIMS, JUICEFS_VOLUMES, PERSISTENT_VOLUMES, PODS, SECRETS, Object, Resource, metadata
 from jfs_operator.steps import Next
 from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, World
 
@@ -160,8 +162,36 @@ async def test_killed_between_the_data_and_the_finalizer(world: World) -> None:
     await world.settle()
     world.delete()
     assert (await world.reconcile()).next is Next.GONE
+    world.api.remove(SECRETS, "apps", "demo")
     world.restart()
     assert (await world.reconcile()).next is Next.GONE
+    assert world.jfs.removed == ["/"]
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("stop", range(1, 10))
+async def test_killed_at_any_write_of_a_deletion(world: World, stop: int) -> None:
+    world.add_volume(reclaimPolicy="Delete")
+    await world.settle()
+    world.api.remove(SECRETS, "apps", "demo")
+    world.delete()
+    writes = 0
+
+    def fault(verb: str, resource: Resource, name: str) -> Exception | None:
+        nonlocal writes
+        writes += 1
+        return Killed() if writes == stop else None
+
+    world.api.fail(fault)
+    with contextlib.suppress(Killed):
+        await world.reconcile()
+    world.api.fail(None)
+    world.restart()
+    await finish(world)
+    assert nothing_left(world)
     assert world.jfs.removed == ["/"]
 
 

@@ -51,7 +51,7 @@ async def test_a_volume_becomes_bound_and_its_objects_are_as_agreed(world: World
     assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert volume["spec"]["capacity"] == {"storage": "5Gi"}
     annotations = volume["metadata"]["annotations"]
-    assert json.loads(annotations["juicefs.io/sidecar"]) == {"resources": {"limits": {"memory": "1Gi"}, "requests": {}}}
+    assert json.loads(annotations["juicefs.io/sidecar"]) == {"resources": {"limits": {"memory": "1Gi"}}}
     assert annotations["juicefs.io/volume"] == claim["metadata"]["annotations"]["juicefs.io/volume"] == "apps/data"
     assert claim["spec"]["volumeName"] == f"jfsv-{uid}"
     assert claim["spec"]["storageClassName"] == ""

@@ -49,7 +49,13 @@ def done(ended: subprocess.CompletedProcess[str]) -> str:
 @contextlib.contextmanager
 def mounted_by_the_real_client(url: str, mountpoint: Path, cache: Path) -> Iterator[Path]:
     mountpoint.mkdir(exist_ok=True)
-    options = ["--no-usage-report", f"--cache-dir={cache}", "--cache-size=0", "--metrics=127.0.0.1:0", "--backup-meta=0"]
+    options = [
+        "--no-usage-report",
+        f"--cache-dir={cache}",
+        "--cache-size=0",
+        "--metrics=127.0.0.1:0",
+        "--backup-meta=0",
+    ]
     done(run("juicefs", "mount", "-d", *options, f"--log={cache}.log", url, str(mountpoint)))
     try:
         yield mountpoint

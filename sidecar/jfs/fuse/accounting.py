@@ -76,6 +76,20 @@ def _reads_log(name: str, args: tuple[Any, ...]) -> bool:
     return name in ("read", "open", "release", "flush", "write") and 0x7FFFFFFF00000000 <= args[0] < 0x7FFFFFFF10000000
 
 
+_said: dict[str, float] = {}
+
+
+def _say(sentence: str, operation: str, args: tuple[Any, ...]) -> None:
+    """Log a failure of something outside, the same one not more than once in five seconds: all requests fail while it lasts."""
+    now = time.monotonic()
+    if now < _said.get(sentence, 0.0):
+        return
+    if len(_said) > 100:
+        _said.clear()
+    _said[sentence] = now + 5.0
+    log.error("%s%r failed: %s", operation, args, sentence)
+
+
 def errno_of(error: BaseException, operation: str, args: tuple[Any, ...]) -> int:
     """The errno to answer with; whatever is no FsError is EIO and logged: what broke outside in a line, a mistake of ours
     with its traceback."""
@@ -83,7 +97,7 @@ def errno_of(error: BaseException, operation: str, args: tuple[Any, ...]) -> int
         return error.errno
     shown = tuple(f"<{len(arg)} bytes>" if isinstance(arg, memoryview) else arg for arg in args)
     if isinstance(error, JfsError):
-        log.error("%s%r failed: %s", operation, shown, error)
+        _say(str(error), operation, shown)
     else:
         log.error("%s%r failed", operation, shown, exc_info=error)
     return errno.EIO

@@ -28,7 +28,6 @@ from jfs.vfs.files import Files
 from jfs.vfs.virtual import VirtualFiles
 
 _MAX_XATTR: Final = 65536
-_WRITES: Final = os.O_WRONLY | os.O_RDWR
 _EXCHANGE: Final = 2
 
 
@@ -225,7 +224,7 @@ class Handlers:
         attr = await self.meta.open(caller, ino, flags)
         attr = files.seen(ino, attr, since)
         handle = files.open(ino, flags, attr)
-        if flags & os.O_TRUNC and flags & _WRITES:
+        if flags & os.O_TRUNC:  # the kernel has checked the right to write, also for O_RDONLY
             try:
                 await self._truncate(caller, ino, 0, opened=True)
             except BaseException:
@@ -243,7 +242,7 @@ class Handlers:
         attr = files.seen(ino, attr, since)
         self.directories.added(parent, name)
         handle = files.open(ino, flags, attr)
-        if not created and flags & os.O_TRUNC and flags & _WRITES:
+        if not created and flags & os.O_TRUNC:
             try:
                 attr = await self._truncate(caller, ino, 0, opened=True)
             except BaseException:

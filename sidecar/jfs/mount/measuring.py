@@ -1,11 +1,12 @@
 """Connects the layers' numbers to the metrics registry (format §8.4): object requests, buffers, volume totals."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from jfs.chunk.writer import Writer
 from jfs.meta.volume import Meta, StatFS
-from jfs.metrics import OBJECT_DURATIONS, Registry, register_process
+from jfs.metrics import DURATIONS, OBJECT_DURATIONS, Registry, register_process
 
 
 def object_observer(registry: Registry) -> Callable[[str, float, int, bool], None]:
@@ -25,6 +26,59 @@ def object_observer(registry: Registry) -> Callable[[str, float, int, bool], Non
             errors.value += 1
 
     return observe
+
+
+# Methods of Meta by the names that the real client counts them under.
+_OPERATIONS: Final = {
+    "lookup": "Lookup",
+    "getattr": "GetAttr",
+    "setattr": "SetAttr",
+    "truncate": "Truncate",
+    "readlink": "ReadLink",
+    "mknod": "Mknod",
+    "mkdir": "Mknod",
+    "create": "Mknod",
+    "symlink": "Mknod",
+    "link": "Link",
+    "unlink": "Unlink",
+    "rmdir": "Rmdir",
+    "rename": "Rename",
+    "open": "Open",
+    "read_slices": "Read",
+    "commit_slice": "Write",
+    "statfs": "StatFS",
+    "setxattr": "SetXattr",
+    "getxattr": "GetXattr",
+    "listxattr": "ListXattr",
+    "removexattr": "RemoveXattr",
+}
+
+
+def measure_operations(registry: Registry, meta: Meta) -> None:
+    """Count and time the calls of *meta* from now on: its methods are replaced by timed ones, so that the metadata layer itself
+    knows nothing of metrics."""
+    durations = registry.histogram(
+        "meta_ops_durations_histogram_seconds", DURATIONS, "Seconds of all metadata operations."
+    )
+
+    def timed(call: Callable[..., Awaitable[Any]], name: str) -> Callable[..., Awaitable[Any]]:
+        total = registry.counter("meta_ops_total", "Metadata operations.", method=name)
+        spent = registry.counter("meta_ops_duration_seconds", "Seconds of metadata operations.", method=name)
+
+        async def run(*args: Any, **more: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return await call(*args, **more)
+            finally:
+                seconds = time.perf_counter() - started
+                total.value += 1
+                spent.value += seconds
+                durations.observe(seconds)
+
+        return run
+
+    for method, name in _OPERATIONS.items():
+        setattr(meta, method, timed(getattr(meta, method), name))
 
 
 class Volume:

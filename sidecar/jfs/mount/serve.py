@@ -20,7 +20,7 @@ from jfs.chunk.budget import Budget
 from jfs.chunk.compaction import SliceCopier
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
-from jfs.errors import ConfigError, FsError, JfsError, ObjectNotFound, VolumeError
+from jfs.errors import FsError, ObjectNotFound, VolumeError
 from jfs.format.constants import CLIENT_VERSION, ROOT
 from jfs.format.setting import Setting
 from jfs.format.slices import Segment
@@ -37,7 +37,8 @@ from jfs.mount import config_file, measuring
 from jfs.mount.config import MountConfig
 from jfs.mount.metrics_server import MetricsServer
 from jfs.object.base import ObjectStorage
-from jfs.object.connect import for_volume, open_storage
+from jfs.object.connect import open_volume
+from jfs.object.selftest import probe
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.control import Controller
 from jfs.vfs.information import Informant
@@ -133,6 +134,7 @@ class Mount:
             await SliceCopier(blocks).copy(slice_id, size, segments)
 
         meta = await self._load(store, delete_objects, copy_slice)
+        measuring.measure_operations(REGISTRY, meta)
         setting = meta.setting
         if request.name and setting.name != request.name:
             raise VolumeError(
@@ -213,15 +215,13 @@ class Mount:
     async def _storage(self, setting: Setting) -> ObjectStorage:
         """The volume's storage, reachable and not another volume's. ConfigError, ObjectError, VolumeError."""
         config, keys = self._config, self.request.keys
-        storage = for_volume(
-            open_storage(
-                config.storage or keys.storage or setting.storage,
-                config.bucket or keys.bucket or setting.bucket,
-                access_key=keys.access_key or setting.access_key,
-                secret_key=keys.secret_key or setting.secret_key,
-                session_token=keys.session_token or setting.session_token,
-            ),
-            setting.name,
+        storage = open_volume(
+            setting,
+            storage=config.storage or keys.storage,
+            bucket=config.bucket or keys.bucket,
+            access_key=keys.access_key,
+            secret_key=keys.secret_key,
+            session_token=keys.session_token,
         )
         self._opened_storage = storage
         try:
@@ -234,7 +234,7 @@ class Mount:
                     f"{storage.describe()} belongs to volume {uuid}, not to {setting.name} ({setting.uuid})"
                 )
         if config.check_storage and not config.read_only:
-            await _self_test(storage)
+            await probe(storage)
         return storage
 
     def _handlers(self, meta: Meta, writer: Writer, reader: Reader) -> Host:
@@ -374,15 +374,3 @@ def make_host(config: MountConfig, handlers: Handlers, accounting: Accounting, s
     from jfs.fuse.pyfuse3_host import Pyfuse3Host
 
     return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib)
-
-
-async def _self_test(storage: ObjectStorage) -> None:
-    """Put, get and delete a small object (`--check-storage`)."""
-    key, content = f"testing/mount-{os.urandom(8).hex()}", os.urandom(100)
-    await storage.put(key, content)
-    try:
-        if bytes(await storage.get(key)) != content:
-            raise ConfigError(f"{storage.describe()} gives back other bytes than were stored")
-    finally:
-        with contextlib.suppress(JfsError):
-            await storage.delete(key)

@@ -8,12 +8,14 @@ import abc
 import asyncio
 import errno
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from jfs.errors import Conflict, FsError
 from jfs.meta.store.base import Tx
 from jfs.meta.store.locks import InodeLocks
+from jfs.metrics import DURATIONS, REGISTRY
 
 T = TypeVar("T")
 
@@ -25,7 +27,12 @@ class TransactionRunner(abc.ABC):
 
     def __init__(self) -> None:
         self._locks = InodeLocks()
-        self.restarts = 0  # attempts that had to be run again, for the metrics
+        self.restarts = 0  # attempts that had to be run again
+        self._durations = REGISTRY.histogram(
+            "transaction_durations_histogram_seconds",
+            DURATIONS,
+            "Seconds of metadata transactions with all their attempts.",
+        )
 
     @abc.abstractmethod
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
@@ -44,10 +51,19 @@ class TransactionRunner(abc.ABC):
             self._locks.release(inodes)
 
     async def _run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
+        started = time.perf_counter()
         for number in range(MAX_ATTEMPTS):
             try:
-                return await self._attempt(operation, number)
+                result = await self._attempt(operation, number)
             except Conflict:
-                self.restarts += 1
+                self._count_restart(operation)
+            else:
+                self._durations.observe(time.perf_counter() - started)
+                return result
             await asyncio.sleep(random.random() * number * number / 1000)  # the first one is run again at once
         raise FsError(errno.EAGAIN)
+
+    def _count_restart(self, operation: Callable[[Tx], Awaitable[T]]) -> None:
+        self.restarts += 1
+        method = getattr(operation, "__qualname__", "").partition(".<locals>")[0].rpartition(".")[2].strip("_")
+        REGISTRY.counter("transaction_restart", "Transactions run again after a conflict.", method=method).value += 1

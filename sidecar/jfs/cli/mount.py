@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Final
 
+from jfs.cli.environment import take_meta_password
 from jfs.errors import ConfigError, JfsError
 
 _USAGE: Final = """\
@@ -106,9 +107,7 @@ def _mount(arguments: list[str]) -> int:
     from jfs.mount import logs, mountpoint, process
     from jfs.mount.serve import MountRequest
 
-    request = MountRequest(
-        _absolute(words[0]), mountpoint.check(words[1]), config, password=os.environ.pop("META_PASSWORD", "")
-    )
+    request = MountRequest(_absolute(words[0]), mountpoint.check(words[1]), config, password=take_meta_password())
     if config.background:
         return process.background(request, os.path.abspath(config.log or logs.default_file()), level)
     if config.log:

@@ -122,6 +122,11 @@ class Store(Protocol):
         """Counters that formatting a new volume puts, with their values; empty where a missing one does (format §3.7)."""
         ...
 
+    @property
+    def restarts(self) -> int:
+        """How many attempts had to be run again since the store was opened, for the metrics (format §8.4)."""
+        ...
+
     async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = ()) -> T:
         """Run *operation* in a transaction until its commit succeeds: at most 50 attempts with random growing pauses, then
         FsError(EAGAIN); see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order.

@@ -54,6 +54,12 @@ class Connection(asyncio.Protocol):
         self._blocked_since: float | None = None  # since when the server takes no more of what we write
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.lost: str = ""  # why the connection is gone
+        self.watching = False  # whether keys are WATCHed on it; set by who does
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the next user finds nothing of the last one's."""
+        return not (self.lost or self.watching or self._waiting)
 
     # The requesting side.
 

@@ -7,18 +7,19 @@ read are repeated after a loss, everything else is the caller's decision. Belong
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from jfs.errors import StoreUnavailable
+from jfs.errors import CredentialsRefused, StoreUnavailable
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, converted, first_error
 from jfs.meta.engines.redis.url import RedisAddress
 
 _DIAL_TIMEOUT: Final = 5.0  # seconds, the real client's
 _PATIENCE: Final = 10.0  # seconds for which a server that was there before is looked for
-_READ_TRIES: Final = 10
+_TRIES: Final = 10
 _MAX_IDLE: Final = 8  # private connections kept
 
 
@@ -48,24 +49,25 @@ class Link:
                 if address.socket_path:
                     _, connection = await loop.create_unix_connection(protocol, address.socket_path)
                 else:
-                    _, connection = await loop.create_connection(
+                    transport, connection = await loop.create_connection(
                         protocol,
                         address.host,
                         address.port,
                         ssl=context,
                         server_hostname=(address.tls_server_name or address.host) if context else None,
                     )
+                    _keep_alive(transport.get_extra_info("socket"))
+                try:
+                    await self._greet(connection)
+                except BaseException:
+                    connection.abort("the greeting failed")
+                    raise
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"Redis at {name} cannot be reached: no answer within {_DIAL_TIMEOUT:g} seconds"
             ) from error
         except OSError as error:  # ssl.SSLError is one
             raise StoreUnavailable(f"Redis at {name} cannot be reached: {error}") from error
-        try:
-            await self._greet(connection)
-        except BaseException:
-            connection.abort("the greeting failed")
-            raise
         self._all = {known for known in self._all if not known.lost}
         self._all.add(connection)
         return connection
@@ -93,6 +95,8 @@ class Link:
         while True:
             try:
                 connection = await self.dial()
+            except CredentialsRefused:
+                raise
             except StoreUnavailable:
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise
@@ -142,41 +146,47 @@ class Link:
             connection = await self._redial()
         try:
             yield connection
-        except BaseException:
-            connection.abort("a transaction was broken off")
-            raise
-        if connection.lost:
-            return
-        if len(self._idle) < _MAX_IDLE and not self._closed:
-            self._idle.append(connection)
-        else:
-            await connection.close()
+        finally:
+            if connection.is_clean and len(self._idle) < _MAX_IDLE and not self._closed:
+                self._idle.append(connection)
+            else:
+                connection.abort("a transaction was broken off")
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies, error replies among them, to commands that may be given twice; repeated after a loss."""
+        packet = pack_all(commands)
+        pause = self.address.min_retry_backoff
+        for number in range(_TRIES):
+            try:
+                connection = self.shared_now() or await self.shared()
+                return await connection.request(packet, len(commands))
+            except ConnectionLost:
+                if number == _TRIES - 1:
+                    raise
+            await asyncio.sleep(pause * random.random())
+            pause = min(pause * 2, self.address.max_retry_backoff)
+        raise AssertionError
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
         """Replies to commands that only read; repeated after a loss and after errors that pass. Error replies are raised."""
-        packet = pack_all(commands)
         pause = self.address.min_retry_backoff
-        for _ in range(_READ_TRIES):
-            try:
-                connection = self.shared_now() or await self.shared()
-                replies = await connection.request(packet, len(commands))
-            except ConnectionLost as error:
-                problem: Exception = error
-            else:
-                failure = first_error(replies)
-                if failure is None:
-                    return replies
-                if not failure.passing:
-                    raise converted(failure, str(self.address)) from failure
-                problem = converted(failure, str(self.address))
+        for number in range(_TRIES):
+            replies = await self.ask(commands)
+            failure = first_error(replies)
+            if failure is None:
+                return replies
+            if not failure.passing or number == _TRIES - 1:
+                raise converted(failure, str(self.address)) from failure
             await asyncio.sleep(pause * random.random())
             pause = min(pause * 2, self.address.max_retry_backoff)
-        raise problem
+        raise AssertionError
 
     async def change(self, commands: Sequence[Command]) -> list[Any]:
-        """Replies to commands that change something. What was sent is never sent again: StoreUnavailable when its fate is unknown."""
+        """Replies to one command that changes something, or to several that may be repeated. What may have been received is not
+        sent again: StoreUnavailable when its fate is unknown. After an error that passes, nothing was done, and it is repeated."""
         packet = pack_all(commands)
-        for _ in range(_READ_TRIES):
+        pause = self.address.min_retry_backoff
+        for _ in range(_TRIES):
             connection = self.shared_now() or await self.shared()
             try:
                 replies = await connection.request(packet, len(commands))
@@ -184,10 +194,14 @@ class Link:
                 if error.sent:
                     raise
                 continue
-            if failure := first_error(replies):
+            failure = first_error(replies)
+            if failure is None:
+                return replies
+            if not failure.passing:
                 raise converted(failure, str(self.address)) from failure
-            return replies
-        raise StoreUnavailable(f"Redis at {self.address} drops every connection")
+            await asyncio.sleep(pause * random.random())
+            pause = min(pause * 2, self.address.max_retry_backoff)
+        raise StoreUnavailable(f"Redis at {self.address} takes no changes")
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -199,3 +213,11 @@ class Link:
         self._idle.clear()
         for connection in connections:
             await connection.close()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the kernel find out that an idle peer is gone, before a request waits for it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

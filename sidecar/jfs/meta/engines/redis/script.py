@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from jfs.errors import Conflict, StoreUnavailable
 from jfs.meta.engines.redis import layout
-from jfs.meta.engines.redis.connection import Command, Connection, pack, pack_all
+from jfs.meta.engines.redis.connection import Command, pack
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.engines.redis.transaction import RedisTx
@@ -183,11 +183,9 @@ class Scripts:
         self.cache = RecordCache()
         self.usable = True
 
-    async def load(self, connection: Connection | None = None) -> None:
+    async def load(self) -> None:
         """Load the scripts; when that is not permitted they are not used any more."""
-        connection = connection or await self._link.shared()
-        commands: list[Command] = [(b"SCRIPT", b"LOAD", source) for source in self._sources]
-        replies = await connection.request(pack_all(commands), len(commands))
+        replies = await self._link.ask([(b"SCRIPT", b"LOAD", source) for source in self._sources])
         if replies != [self._commit, self._lookup]:
             self._give_up(next((str(reply) for reply in replies if isinstance(reply, ServerError)), "other digests"))
 

@@ -51,7 +51,7 @@ class RedisStore(TransactionRunner):
         major = await check_server(connection, self._address)
         self._scripts = Scripts(self._link, self._address, major)
         if self._use_scripts:
-            await self._scripts.load(connection)
+            await self._scripts.load()
         else:
             self._scripts.usable = False
 

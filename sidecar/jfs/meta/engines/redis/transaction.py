@@ -107,6 +107,7 @@ class WatchTx(RedisTx):
         fresh = {command[1] for command in commands} - self._watched
         self._watched |= fresh
         watch: list[Command] = [(b"WATCH", *fresh)] if fresh else []
+        self._connection.watching = True
         replies = await self._roundtrip([*watch, *commands])
         if failure := first_error(replies):
             self._raise(failure)
@@ -129,15 +130,15 @@ class WatchTx(RedisTx):
             replies = await self._roundtrip([(b"MULTI",), (b"EXEC",)])
             if failure := first_error(replies):
                 self._raise(failure)
-            self._watched.clear()
+            self._connection.watching = False
             if replies[-1] is None:
                 raise Conflict
 
     async def unwatch(self) -> None:
         """End the watching; nothing was decided on what was read."""
-        if self._watched and not self._connection.lost:
+        if self._connection.watching and not self._connection.lost:
             await self._roundtrip([(b"UNWATCH",)])
-            self._watched.clear()
+            self._connection.watching = False
 
     async def commit(self, commands: Sequence[Command]) -> None:
         """MULTI … EXEC. StoreUnavailable when the connection breaks before the answer: the outcome is unknown."""
@@ -148,7 +149,7 @@ class WatchTx(RedisTx):
             if error.sent:
                 raise StoreUnavailable(f"{error}; whether the change was made is unknown") from error
             raise Conflict from error
-        self._watched.clear()
+        self._connection.watching = False
         if failure := first_error(replies):  # refused when it was queued, so nothing was done
             self._raise(failure)
         results = replies[-1]

@@ -5,7 +5,6 @@ take the stored attributes as they are (`raw_attrs`), whose field order is that 
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
 
@@ -26,21 +25,27 @@ class RecordPage:
 class StoredPage:
     """A page of stored bytes (format §3.1, §3.3)."""
 
+    __slots__ = ("_attrs", "_entries", "names", "raw_attrs", "raw_entries")
+
     def __init__(
         self, names: list[bytes], raw_entries: list[bytes], raw_attrs: Sequence[bytes | None] | None = None
     ) -> None:
         self.names = names
         self.raw_entries = raw_entries
         self.raw_attrs = raw_attrs
+        self._entries: list[Entry] | None = None
+        self._attrs: list[Attr | None] | None = None
 
-    @cached_property
-    def entries(self) -> list[Entry]:
+    @property
+    def entries(self) -> Sequence[Entry]:
         """CorruptRecord when one does not decode."""
-        return [unpack_entry(raw) for raw in self.raw_entries]
+        if self._entries is None:
+            self._entries = [unpack_entry(raw) for raw in self.raw_entries]
+        return self._entries
 
-    @cached_property
-    def attrs(self) -> list[Attr | None] | None:
+    @property
+    def attrs(self) -> Sequence[Attr | None] | None:
         """CorruptRecord when one does not decode."""
-        if self.raw_attrs is None:
-            return None
-        return [None if raw is None else unpack_attr(raw) for raw in self.raw_attrs]
+        if self._attrs is None and self.raw_attrs is not None:
+            self._attrs = [None if raw is None else unpack_attr(raw) for raw in self.raw_attrs]
+        return self._attrs

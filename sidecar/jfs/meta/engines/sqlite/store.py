@@ -7,7 +7,7 @@ one statement, so no read transaction stays open between them.
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from jfs.meta.engines.sqlite import schema
@@ -28,27 +28,30 @@ _OLD_SESSION_LIFE = 300  # seconds from a heartbeat record to its end (format §
 
 
 class SqlitePage:
-    """A page of rows (name, type, inode[, attributes, whether they exist]); decoded on access."""
+    """A page of rows (name, type, inode[, inode of the attributes or NULL, attributes]); decoded on access."""
+
+    __slots__ = ("_attrs", "_entries", "_plus", "_rows", "names")
 
     raw_attrs: Sequence[bytes | None] | None = None
 
     def __init__(self, rows: list[tuple[Any, ...]], *, plus: bool) -> None:
+        self.names = [row[0] for row in rows]
         self._rows = rows
         self._plus = plus
+        self._entries: list[Entry] | None = None
+        self._attrs: list[Attr | None] | None = None
 
-    @cached_property
-    def names(self) -> list[bytes]:
-        return [row[0] for row in self._rows]
+    @property
+    def entries(self) -> Sequence[Entry]:
+        if self._entries is None:
+            self._entries = [Entry(row[1], row[2]) for row in self._rows]
+        return self._entries
 
-    @cached_property
-    def entries(self) -> list[Entry]:
-        return [Entry(row[1], row[2]) for row in self._rows]
-
-    @cached_property
-    def attrs(self) -> list[Attr | None] | None:
-        if not self._plus:
-            return None
-        return [None if row[3] is None else from_row(row[4:]) for row in self._rows]
+    @property
+    def attrs(self) -> Sequence[Attr | None] | None:
+        if self._attrs is None and self._plus:
+            self._attrs = [None if row[3] is None else from_row(row[4:]) for row in self._rows]
+        return self._attrs
 
 
 class SqliteStore(TransactionRunner):

@@ -93,10 +93,12 @@ class World:
         self.time = 0.0
         self._stamps = itertools.count(1)
         self.scrubber = Scrubber()
-        self.reconciler = self.restart()
+        self.reconciler: Reconciler
+        self.restart()
 
-    def restart(self) -> Reconciler:
+    def restart(self) -> None:
         """A new process: nothing is remembered."""
+        self.close()
         now: Callable[[], str] = lambda: f"2030-01-01T00:00:{next(self._stamps) % 60:02d}Z"  # noqa: E731
         self.scrubber = Scrubber()
         self.reconciler = Reconciler(
@@ -108,7 +110,10 @@ class World:
             reporter=Reporter(self.api, Recorder(self.api, now), self.scrubber, now),
             scrubber=self.scrubber,
         )
-        return self.reconciler
+
+    def close(self) -> None:
+        if hasattr(self, "reconciler"):
+            self.reconciler.close()
 
     def add_secret(self, name: str = "demo", **changes: str) -> None:
         values = {**KEYS, **{key.replace("_", "-"): value for key, value in changes.items()}}

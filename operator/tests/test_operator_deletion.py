@@ -1,6 +1,7 @@
 """Deleting a JuiceFSVolume: what Retain keeps, what Delete removes and when it is refused."""
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 from jfs_api import names
@@ -10,10 +11,11 @@ from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, World
 
 
 @pytest.fixture
-def world() -> World:
+def world() -> Iterator[World]:
     world = World()
     world.add_secret()
-    return world
+    yield world
+    world.close()
 
 
 async def finish(world: World, name: str = "data") -> None:

@@ -1,6 +1,7 @@
 """A JuiceFSVolume from nothing to bound, against the fake API server: order, idempotence, recovery, and nothing secret shown."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from jfs_api import names
@@ -22,8 +23,10 @@ from operator_world import KEYS, OPERATOR_NAMESPACE, PASSWORD, SECRET_KEY, World
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
 
 
 async def test_a_volume_becomes_bound_and_its_objects_are_as_agreed(world: World) -> None:

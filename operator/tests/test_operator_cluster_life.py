@@ -181,6 +181,54 @@ def test_rotated_credentials_reach_the_managed_secret(space: Namespace) -> None:
     )
 
 
+def test_a_changed_spec_reaches_volume_and_claim(plane: ControlPlane, space: Namespace) -> None:
+    space.add_secret()
+    volume = space.add_volume(capacity="1Gi", mountOptions=["prefetch=1"])
+    space.becomes("Ready", "True")
+    change = {"capacity": "2Gi", "mountOptions": ["prefetch=2", "writeback"], "sidecar": {"image": "x:2"}}
+    space.patch("juicefsvolumes", "data", {"spec": change})
+
+    def followed() -> bool:
+        persistent = plane.request("GET", f"{CORE}/persistentvolumes/{volume}")[1]
+        claim = space.get("persistentvolumeclaims", "data")
+        return (
+            persistent["spec"]["mountOptions"] == ["prefetch=2", "writeback"]
+            and persistent["spec"]["capacity"] == {"storage": "2Gi"}
+            and claim is not None
+            and json.loads(claim["metadata"]["annotations"]["juicefs.io/sidecar"]) == {"image": "x:2"}
+        )
+
+    until("the objects follow", followed)
+    until(
+        "it is ready for this generation",
+        lambda: (space.get("juicefsvolumes", "data") or {})["status"]["observedGeneration"] == 2,
+    )
+    assert space.condition("Ready")[0] == "True"
+
+
+def test_what_was_deleted_by_hand_comes_back(plane: ControlPlane, space: Namespace) -> None:
+    space.add_secret()
+    volume = space.add_volume()
+    space.becomes("Ready", "True")
+
+    def bound_anew(plural: str, former: str) -> bool:
+        path = f"{CORE}/persistentvolumes/{volume}" if plural == "persistentvolumes" else None
+        found = plane.request("GET", path)[1] if path else space.get(plural, "data") or {}
+        uid = (found.get("metadata") or {}).get("uid")
+        return uid not in {None, former} and (found.get("status") or {}).get("phase") == "Bound"
+
+    claim = space.get("persistentvolumeclaims", "data")
+    assert claim is not None
+    space.delete("persistentvolumeclaims", "data")
+    until("a new claim is bound", lambda: bound_anew("persistentvolumeclaims", claim["metadata"]["uid"]))
+    persistent = plane.request("GET", f"{CORE}/persistentvolumes/{volume}")[1]
+    # By force, as its protection would keep it while the claim is bound.
+    plane.request("DELETE", f"{CORE}/persistentvolumes/{volume}")
+    plane.request("PATCH", f"{CORE}/persistentvolumes/{volume}", {"metadata": {"finalizers": None}})
+    until("a new volume is bound", lambda: bound_anew("persistentvolumes", persistent["metadata"]["uid"]))
+    space.becomes("Ready", "True")
+
+
 def test_retain(plane: ControlPlane, space: Namespace, jfs: FakeJfsProgram) -> None:
     space.add_secret()
     volume = space.add_volume()

@@ -15,6 +15,7 @@ from jfs.meta.connect import connect
 from jfs.meta.engines.redis.connection import Command, Connection, pack
 from jfs.meta.engines.redis.failures import ConnectionLost
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.remembered import UNKNOWN, RecordCache
 from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.redis.url import RedisAddress, parse_address
 from jfs.meta.model.attr import Entry
@@ -37,6 +38,7 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 from jfs.meta.store.base import Tx
+from jfs.meta.store.page import StoredPage
 
 
 class TestAddress:
@@ -438,3 +440,122 @@ class TestConnection:
         with pytest.raises(ConnectionLost) as later:
             connection.request(b"x", 1)
         assert not later.value.sent
+
+
+@pytest.mark.real
+async def test_what_a_listing_showed_is_removed_by_one_request_each(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await connect(f"unix://{server}?db=1"), await connect(f"unix://{server}?db=1")
+
+    async def fill(tx: Tx) -> None:
+        for ino in range(10, 40):
+            tx.put(EdgeKey(1, b"%d" % ino), Entry(1, ino))
+            tx.put(NodeKey(ino), engines.file())
+
+    async def remove(tx: Tx, ino: int) -> None:
+        entry, attr = await tx.get(EdgeKey(1, b"%d" % ino), NodeKey(ino))
+        if entry is None or attr is None:
+            raise FsError(errno.ENOENT)
+        tx.delete(EdgeKey(1, b"%d" % ino))
+        tx.delete(NodeKey(ino))
+
+    await other.run(fill)
+    assert [len(page.names) async for page in one.list_directory(1, plus=True)] == [30]
+    await other.run(lambda tx: remove(tx, 39))  # what was shown is not true any more
+    requests = 0
+    send = Connection.request
+
+    def counting(self: Connection, packet: bytes, count: int) -> Any:
+        nonlocal requests
+        requests += 1
+        return send(self, packet, count)
+
+    monkeypatch.setattr(Connection, "request", counting)
+    for ino in range(10, 39):
+        await one.run(lambda tx, ino=ino: remove(tx, ino))  # type: ignore[misc]
+    assert requests == 29
+    with pytest.raises(FsError, match="ENOENT"):
+        await one.run(lambda tx: remove(tx, 39))
+    assert [page async for page in one.list_directory(1, plus=True)] == []
+    await one.close()
+    await other.close()
+
+
+@pytest.mark.real
+async def test_a_private_connection_survives_a_conflict(server: Path) -> None:
+    store = RedisStore(parse_address(f"unix://{server}?db=1"), use_scripts=False)
+    other = await connect(f"unix://{server}?db=1")
+    await store.open()
+
+    async def put(tx: Tx) -> None:
+        tx.put(NodeKey(7), engines.file())
+
+    attempts = 0
+
+    async def disturbed(tx: Tx) -> None:
+        nonlocal attempts
+        attempts += 1
+        (attr,) = await tx.get(NodeKey(7))
+        if attempts < 4:
+            await other.run(change)
+        tx.put(NodeKey(8), attr or engines.file())
+        if attempts == 4:
+            raise FsError(errno.EACCES)
+
+    async def change(tx: Tx) -> None:
+        (attr,) = await tx.get(NodeKey(7))
+        assert attr is not None
+        tx.put(NodeKey(7), attr._replace(length=attr.length + 1))
+
+    await store.run(put)
+    before = await connections(server)
+    with pytest.raises(FsError, match="EACCES"):
+        await store.run(disturbed)
+    await store.run(put)
+    assert await connections(server) == before + 1  # the one that asks
+    await store.close()
+    await other.close()
+
+
+async def connections(server: Path) -> int:
+    """How many connections the server has accepted."""
+    (info,) = await ask(server, (b"INFO", b"stats"))
+    return int(
+        next(line for line in info.decode().splitlines() if line.startswith("total_connections_received")).split(":")[1]
+    )
+
+
+class TestRecordCache:
+    """What is remembered for transactions."""
+
+    def test_old_records_go(self) -> None:
+        cache = RecordCache()
+        for ino in range(100_000):
+            cache.put(NodeKey(ino), b"%d" % ino)
+        assert cache.get(NodeKey(99_999)) == b"99999"
+        assert cache.get(NodeKey(0)) is UNKNOWN
+        cache.drop(NodeKey(99_999))
+        assert cache.get(NodeKey(99_999)) is UNKNOWN
+
+    def test_what_is_known_is_newer_than_a_listing(self) -> None:
+        cache = RecordCache()
+        entries = [Entry(1, ino).pack() for ino in (7, 8, 9)]
+        cache.put(EdgeKey(1, b"a"), None)
+        cache.offer(1, StoredPage([b"a", b"b", b"c"], entries, [b"node 7", b"node 8", None]))
+        assert cache.get(NodeKey(8)) is UNKNOWN  # not taken apart yet
+        assert cache.get(EdgeKey(1, b"b")) == entries[1]
+        assert cache.get(EdgeKey(1, b"a")) is None
+        assert cache.get(NodeKey(8)) == b"node 8"
+        assert cache.get(NodeKey(9)) is UNKNOWN
+        assert cache.get(EdgeKey(1, b"d")) is UNKNOWN
+
+    def test_listings_are_bounded(self) -> None:
+        cache = RecordCache()
+        for ino in range(1, 6):
+            for piece in range(4):
+                names = [b"%d-%d" % (piece, number) for number in range(4096)]
+                cache.offer(ino, StoredPage(names, [Entry(1, 7).pack()] * 4096, [None] * 4096))
+        assert cache.get(EdgeKey(1, b"3-0")) is UNKNOWN
+        assert cache.get(EdgeKey(5, b"0-0")) is UNKNOWN
+        assert cache.get(EdgeKey(5, b"3-0")) == Entry(1, 7).pack()

@@ -43,6 +43,9 @@ DIRECTORY_QUOTAS: Final = b"dirQuota"
 _RECORD: Final = 24  # bytes of a slice record
 _PUSH_AT_ONCE: Final = 1000  # elements of one RPUSH: a script can pass only some thousand arguments on
 
+# Kinds whose one reading command gives the stored bytes of one record.
+REMEMBERED: Final = frozenset({"node", "edge"})
+
 # Pseudo-command: HINCRBY only where the field exists. Transactions replace it (see `transaction` and `script`).
 ADD_TO_EXISTING: Final = b"?HINCRBY"
 

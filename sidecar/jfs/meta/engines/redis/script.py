@@ -19,6 +19,7 @@ from jfs.meta.engines.redis import layout
 from jfs.meta.engines.redis.connection import Command, pack
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.remembered import UNKNOWN, RecordCache
 from jfs.meta.engines.redis.transaction import RedisTx
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey
@@ -66,34 +67,6 @@ return {entry, redis.call('GET', 'i' .. string.format('%.0f', high * 4294967296 
 """
 
 _SHEBANG: Final = "#!lua\n"  # from version 7 on: refused as a whole when the server is out of memory or a replica
-_CACHED: Final = frozenset({"node", "edge"})
-_UNKNOWN: Final = object()
-_CACHE_SIZE: Final = 16384
-
-
-class RecordCache:
-    """Last known stored values of inodes and entries, the missing ones included; the oldest ones are thrown out."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self) -> None:
-        self._values: dict[Key[Any], bytes | None] = {}
-
-    def get(self, key: Key[Any]) -> Any:
-        """The raw value, None for a missing record, or `_UNKNOWN`."""
-        return self._values.get(key, _UNKNOWN)
-
-    def put(self, key: Key[Any], raw: bytes | None) -> None:
-        values = self._values
-        if key not in values and len(values) >= _CACHE_SIZE:
-            del values[next(iter(values))]
-        values[key] = raw
-
-    def drop(self, key: Key[Any]) -> None:
-        self._values.pop(key, None)
-
-    def clear(self) -> None:
-        self._values.clear()
 
 
 def expected(reply: Any) -> bytes:
@@ -126,13 +99,13 @@ class ScriptTx(RedisTx):
         cache = self._cache
         if not self._trust:
             return await self._fetch_fresh(keys)
-        raws = [cache.get(key) if key.kind in _CACHED else _UNKNOWN for key in keys]
+        raws = [cache.get(key) if key.kind in layout.REMEMBERED else UNKNOWN for key in keys]
         fresh: Iterator[Any] = iter(())
-        if _UNKNOWN in raws:
-            fresh = iter(await self._fetch_fresh([key for key, raw in zip(keys, raws, strict=True) if raw is _UNKNOWN]))
+        if UNKNOWN in raws:
+            fresh = iter(await self._fetch_fresh([key for key, raw in zip(keys, raws, strict=True) if raw is UNKNOWN]))
         records: list[Any] = []
         for key, raw in zip(keys, raws, strict=True):
-            if raw is _UNKNOWN:
+            if raw is UNKNOWN:
                 records.append(next(fresh))
             else:
                 self.guessed = True
@@ -143,7 +116,7 @@ class ScriptTx(RedisTx):
     async def _fetch_fresh(self, keys: Sequence[Key[Any]]) -> Sequence[Any]:
         records = await super()._fetch(keys)
         for key in keys:
-            if key.kind in _CACHED:
+            if key.kind in layout.REMEMBERED:
                 self._cache.put(key, self.seen[layout.READING[key.kind](key)[0]])
         return records
 
@@ -155,20 +128,17 @@ class ScriptTx(RedisTx):
     def forget_guesses(self) -> None:
         """Drop from the cache what the attempt has read."""
         for key in self.reads:
-            if key.kind in _CACHED:
+            if key.kind in layout.REMEMBERED:
                 self._cache.drop(key)
 
     def remember_writes(self) -> None:
         """Put into the cache what the commit has stored."""
         cache = self._cache
-        for key, record in self.writes.items():
-            if key.kind == "node":
-                if record is None:
-                    cache.drop(key)
-                else:
-                    cache.put(key, record.pack())
-            elif key.kind == "edge":
-                cache.put(key, None if record is None else record.pack())
+        for key, raw in self.stored.items():
+            if raw is None and key.kind == "node":
+                cache.drop(key)  # an inode never comes back
+            else:
+                cache.put(key, raw)
 
 
 class Scripts:

@@ -102,6 +102,8 @@ class RedisStore(TransactionRunner):
         at = 0
         for key, reading in zip(keys, readings, strict=True):
             records.append(layout.DECODING[key.kind](key, replies[at : at + len(reading)]))
+            if key.kind in layout.REMEMBERED:
+                self._scripts.cache.put(key, replies[at])
             at += len(reading)
         return tuple(records)
 
@@ -110,8 +112,11 @@ class RedisStore(TransactionRunner):
             return await self._scripts.lookup(parent, name)
         return await lookup_plainly(self._link, self._scripts.cache, parent, name)
 
-    def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[StoredPage]:
-        return scans.list_directory(self._link, ino, plus)
+    async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[StoredPage]:
+        async for page in scans.list_directory(self._link, ino, plus):
+            if plus:
+                self._scripts.cache.offer(ino, page)
+            yield page
 
     async def allot(self, counter: str, count: int) -> int:
         (last,) = await self._link.change([(b"INCRBY", layout.counter_name(counter), count)])

@@ -20,11 +20,12 @@ from jfs.meta.store.tracking import TrackedTx
 class RedisTx(TrackedTx):
     """An attempt in terms of commands."""
 
-    __slots__ = ("batches", "seen")
+    __slots__ = ("batches", "seen", "stored")
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[Command, Any] = {}
+        self.stored: dict[Any, Any] = {}  # raw values of inodes and entries that `commands` writes
         self.batches = 0  # round trips for reads
 
     @abc.abstractmethod
@@ -80,10 +81,16 @@ class RedisTx(TrackedTx):
             refilled = any(isinstance(key, ParentKey) and key.ino == ino for key in self.writes)
             (first if refilled else last).append((b"DEL", layout.parents(ino)))
         for key, record in self.writes.items():
+            kind = key.kind
             if record is None:
-                last += layout.DELETING[key.kind](key)
+                last += layout.DELETING[kind](key)
+                if kind in layout.REMEMBERED:
+                    self.stored[key] = None
             else:
-                first += layout.PUTTING[key.kind](key, record)
+                made = layout.PUTTING[kind](key, record)
+                first += made
+                if kind in layout.REMEMBERED:
+                    self.stored[key] = made[0][-1]
         first += [layout.adding(number, delta) for number, delta in self.adds.items()]
         for usage, change in self.stats.items():
             first += layout.adding_stat(usage, change)

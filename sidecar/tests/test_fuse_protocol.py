@@ -102,15 +102,16 @@ def test_listing_stops_where_the_buffer_ends_and_cookies_skip_removed_entries() 
 
 def test_init_agrees_on_what_both_sides_can() -> None:
     offered = struct.pack("<IIII", 7, 45, 131072, 0xFFFFFFFF)
-    reply, agreed = session.answer(1, offered, 1 << 20)
+    reply, agreed = session.answer(1, offered, 1 << 20, locks=True)
     assert agreed.minor == 38
     assert agreed.max_write == 1 << 20
-    assert agreed.flags == session.WANTED
+    assert agreed.flags == session.WANTED | session.POSIX_LOCKS | session.FLOCK_LOCKS
+    assert session.answer(1, offered, 1 << 20, locks=False)[1].flags == session.WANTED
     assert len(reply) == 16 + 64
-    _, agreed = session.answer(1, struct.pack("<IIII", 7, 31, 131072, 0), 1 << 20)
+    _, agreed = session.answer(1, struct.pack("<IIII", 7, 31, 131072, 0), 1 << 20, locks=False)
     assert (agreed.minor, agreed.flags, agreed.max_write) == (31, 0, 131072)
     with pytest.raises(MountError, match=r"FUSE 7\.19"):
-        session.answer(1, struct.pack("<IIII", 7, 19, 131072, 0), 1 << 20)
+        session.answer(1, struct.pack("<IIII", 7, 19, 131072, 0), 1 << 20, locks=False)
 
 
 class Started:

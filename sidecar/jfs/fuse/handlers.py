@@ -9,6 +9,8 @@ Concurrency: any number of handlers run in one event loop. Per inode: a read wai
 truncate holds writes back; a time set explicitly waits for pending writes, whose commit would set another.
 """
 
+import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -21,10 +23,11 @@ from jfs.format import constants
 from jfs.format.constants import ROOT, SPECIAL, TRASH
 from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Opened, SetAttr, Timeouts
 from jfs.meta.model.attr import Attr
+from jfs.meta.model.locks import UNLOCK, Range
 from jfs.meta.volume import Caller, Meta, StatFS
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.directories import Directories, DirectoryHandle, Item
-from jfs.vfs.files import Files
+from jfs.vfs.files import FileHandle, Files
 from jfs.vfs.virtual import VirtualFiles
 
 _MAX_XATTR: Final = 65536
@@ -51,6 +54,7 @@ class Handlers:
         self.log = log
         self.timeouts = timeouts
         self.xattrs = xattrs
+        self.locks = not meta.options.read_only  # they are records of a session, which a read-only mount has not
         self.files = Files(writer, reader)
         self.directories = Directories(lambda: self.files.new_number(read_only=True))
         self._writer = writer
@@ -290,12 +294,16 @@ class Handlers:
         """close(2) of one descriptor: what was written is uploaded and committed when this returns."""
         if ino >= SPECIAL:
             return
-        writer = self.files.get(fh).writer
-        if writer is not None:
-            try:
+        handle = self.files.get(fh)
+        writer = handle.writer
+        try:
+            if writer is not None:
                 await writer.flush()
-            except FsError as error:
-                raise _handle_error(error) from error
+        except FsError as error:
+            raise _handle_error(error) from error
+        finally:  # POSIX: closing any descriptor of the file gives back the process' fcntl locks
+            if self.meta.locks.holds_ranges(handle.ino, owner):
+                await self.meta.locks.release_ranges(handle.ino, owner)
 
     async def fsync(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
         """As flush."""
@@ -317,12 +325,58 @@ class Handlers:
                 await handle.writer.close()
         finally:
             self.files.forget(handle)
-            await self.meta.release(handle.ino)
+            try:
+                # What close(2) has not given back is owned by the open file: flocks and open-file-description locks.
+                for owner in handle.owners or ():
+                    if self.meta.locks.holds(handle.ino, owner):
+                        await self.meta.locks.release(handle.ino, owner)
+            finally:
+                await self.meta.release(handle.ino)
 
     def inode_of(self, fh: int) -> int:
         """The inode of an open handle, for hosts that are not told it; 0 when there is none."""
         handle = self.files.find(fh)
         return handle.ino if handle is not None else self._virtual.inode(fh) or self.directories.inode(fh)
+
+    # -- locks --------------------------------------------------------------------------------------------------
+
+    async def getlk(self, caller: Caller, ino: int, fh: int, owner: int, wanted: Range) -> Range | None:
+        """The first lock that *wanted* would have to wait for."""
+        return await self.meta.locks.getlk(self._lockable(ino, fh).ino, owner, wanted)
+
+    async def setlk(self, caller: Caller, ino: int, fh: int, owner: int, wanted: Range, flock: bool) -> None:
+        """Lock or unlock a range, or with *flock* the file; FsError(EAGAIN) when another owner is in the way."""
+        await self._lock(self._lockable(ino, fh), owner, wanted, flock, wait=False)
+
+    async def setlkw(self, caller: Caller, ino: int, fh: int, owner: int, wanted: Range, flock: bool) -> None:
+        """As setlk, but waits; cancellation ends the wait."""
+        await self._lock(self._lockable(ino, fh), owner, wanted, flock, wait=True)
+
+    def _lockable(self, ino: int, fh: int) -> FileHandle:
+        if ino >= SPECIAL:
+            raise FsError(errno.EINVAL)
+        return self.files.get(fh)
+
+    async def _lock(self, handle: FileHandle, owner: int, wanted: Range, flock: bool, *, wait: bool) -> None:
+        """What was written under a lock is committed before it is given back, and what the next owner sees is not older: its
+        attributes are read again, which drops what is cached of other content."""
+        ino, locks = handle.ino, self.meta.locks
+        if wanted.kind == UNLOCK:
+            if locks.holds(ino, owner) and self._writer.is_dirty(ino):
+                await self._writer.settle(ino)
+        elif handle.owners is None:
+            handle.owners = {owner}
+        else:
+            handle.owners.add(owner)
+        if flock:
+            await locks.flock(ino, owner, wanted.kind, wait=wait)
+        else:
+            await locks.setlk(ino, owner, wanted, wait=wait)
+        if wanted.kind != UNLOCK:
+            since = self.files.changes
+            # Removed by another client, or interrupted: the lock is had all the same.
+            with contextlib.suppress(FsError, asyncio.CancelledError):
+                self.files.seen(ino, await self.meta.refresh(ino), since)
 
     # -- directories --------------------------------------------------------------------------------------------
 

@@ -213,6 +213,11 @@ def _readdir(args: Sequence[Any], result: Any) -> tuple[str, str]:
     return f"{ino},{size},{offset},{str(plus).lower()}", f"({len(result)})" if result is not None else ""
 
 
+def _lock(args: Sequence[Any], result: Any) -> tuple[str, str]:
+    ino, fh, owner, wanted, *_ = args
+    return f"{ino},{fh},{owner:016X},{wanted.kind},{wanted.start},{wanted.end}", ""
+
+
 _SHAPES: Final[dict[str, _Shape]] = {
     "lookup": _name,
     "getattr": _getattr,
@@ -240,5 +245,8 @@ _SHAPES: Final[dict[str, _Shape]] = {
     "getxattr": lambda a, r: (f"{a[0]},{quoted(a[1])},{a[2]}", f"({len(r)})" if r is not None else ""),
     "listxattr": lambda a, r: (f"{a[0]},{a[1]}", f"({len(r)})" if r is not None else ""),
     "removexattr": _plain,
+    "getlk": _lock,
+    "setlk": _lock,
+    "setlkw": _lock,
     "access": lambda a, r: (f"{a[0]},{a[1]}", ""),
 }

@@ -37,9 +37,9 @@ class OpenFile:
 
 
 class FileHandle:
-    """One open(2). *writer* and *reader* are None when the access mode does not permit them."""
+    """One open(2). *writer* and *reader* are None when the access mode does not permit them; *owners* have taken locks by it."""
 
-    __slots__ = ("fh", "file", "flags", "ino", "reader", "writer")
+    __slots__ = ("fh", "file", "flags", "ino", "owners", "reader", "writer")
 
     def __init__(
         self, fh: int, file: OpenFile, flags: int, writer: FileWriter | None, reader: FileReader | None
@@ -48,6 +48,7 @@ class FileHandle:
         self.ino = file.ino
         self.file = file
         self.flags = flags
+        self.owners: set[int] | None = None
         self.writer = writer
         self.reader = reader
 

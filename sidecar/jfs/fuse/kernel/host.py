@@ -8,6 +8,7 @@ Notifications to the kernel may block on locks that a request under way holds, s
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -30,7 +31,7 @@ _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside ma
 _SPARE: Final = 4  # buffers kept
 _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
 _DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
-_INTERRUPTIBLE: Final = frozenset(("lookup", "getattr", "read", "readdir", "readlink", "statfs", "getxattr"))
+_INTERRUPTIBLE: Final = frozenset(("lookup", "getattr", "read", "readdir", "readlink", "statfs", "getxattr", "setlkw"))
 
 
 class _Prepared(NamedTuple):
@@ -62,6 +63,8 @@ class KernelHost:
             opcode: _Prepared(accounting.operation(name), getattr(handlers, name), decode, encode)
             for opcode, (name, decode, encode) in protocol.OPERATIONS.items()
         }
+        for opcode in protocol.LOCKING:
+            self._table[opcode] = self._table[opcode]._replace(handler=self._noted(self._table[opcode].handler))
         if not handlers.xattrs:  # the kernel then never asks again, nor looks for capabilities at each write
             for opcode in (21, 22, 23, 24):
                 del self._table[opcode]
@@ -75,6 +78,16 @@ class KernelHost:
         self._ended: asyncio.Future[None] | None = None
         self._agreed: asyncio.Future[None] | None = None
         self.invalidator = _Notifier()
+
+    def _noted(self, handler: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        """The handler, answered when the kernel knows what turned out to be changed: whoever gets a lock reads no old page."""
+
+        async def handle(*args: Any) -> None:
+            await handler(*args)
+            with contextlib.suppress(asyncio.CancelledError):  # the lock is had
+                await self.invalidator.written()
+
+        return handle
 
     @property
     def inflight(self) -> int:
@@ -259,7 +272,8 @@ class KernelHost:
     def _initialise(self, unique: int, end: int) -> None:
         assert self._agreed is not None
         try:
-            reply, agreed = session.answer(unique, self._view[protocol.HEADER : end], self._max_io)
+            body = self._view[protocol.HEADER : end]
+            reply, agreed = session.answer(unique, body, self._max_io, locks=self._handlers.locks)
         except MountError as error:
             self._reply_error(unique, errno.EPROTO)
             self._agreed.set_exception(error)
@@ -275,7 +289,9 @@ class _Notifier:
     """Notes to the kernel, written by a thread that starts with the first one."""
 
     def __init__(self) -> None:
-        self._notes: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._notes: queue.SimpleQueue[bytes | Callable[[], object] | None] = queue.SimpleQueue()
+        self._noted = 0
+        self._done = 0  # of those, changed by the thread only
         self._thread: threading.Thread | None = None
         self._fd = -1
 
@@ -296,17 +312,32 @@ class _Notifier:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
             self._thread.start()
+        self._noted += 1
         self._notes.put(note)
+
+    async def written(self) -> None:
+        """Returns when all notes so far are with the kernel."""
+        if self._done == self._noted:
+            return
+        loop = asyncio.get_running_loop()
+        turn = asyncio.Event()
+        self._notes.put(lambda: loop.call_soon_threadsafe(turn.set))
+        await turn.wait()
 
     def _run(self) -> None:
         while (note := self._notes.get()) is not None:
-            try:
-                os.write(self._fd, note)
-            except OSError as error:
-                if error.errno in _GONE:
-                    return
-                if error.errno not in (errno.ENOENT, *_DROPPED):  # ENOENT: the kernel had nothing cached
-                    log.warning("a note to the kernel was refused: %s", error)
+            if isinstance(note, bytes):
+                self._write(note)
+                self._done += 1
+            else:
+                note()
+
+    def _write(self, note: bytes) -> None:
+        try:
+            os.write(self._fd, note)
+        except OSError as error:
+            if error.errno not in (*_GONE, *_DROPPED):  # ENOENT: the kernel had nothing cached
+                log.warning("a note to the kernel was refused: %s", error)
 
     def close(self) -> None:
         self._fd = -1

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from jfs.format.constants import DIRECTORY
 from jfs.fuse.requests import SIZE, Opened, SetAttr, Timeouts
 from jfs.meta.model.attr import FORMATS, Attr
+from jfs.meta.model.locks import UNLOCK, Range
 from jfs.meta.volume import StatFS
 from jfs.vfs.directories import Item
 
@@ -20,6 +21,7 @@ OUT_HEADER: Final = struct.Struct("<IiQ")  # len error unique
 HEADER: Final = IN_HEADER.size
 
 FORGET, BATCH_FORGET, INIT, DESTROY, INTERRUPT = 2, 42, 26, 38, 36
+LOCKING: Final = (32, 33)
 NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY = 2, 3
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR = 1 << 0, 1 << 1, 1 << 3
 
@@ -53,6 +55,8 @@ _SETXATTR = struct.Struct("<II")
 _GETXATTR = struct.Struct("<II")
 _GETATTR = struct.Struct("<IIQ")
 _U32 = struct.Struct("<I")
+_LOCK = struct.Struct("<QQQQIII4x")
+_LOCK_OUT = struct.Struct("<QQII")
 _FORGET_ONE = struct.Struct("<QQ")
 
 _EMPTY_ENTRY: Final = bytes(_ENTRY_ATTR.size)
@@ -297,6 +301,19 @@ def _access(node: int, view: Buffer, end: int) -> Arguments:
     return node, _U32.unpack_from(view, HEADER)[0]
 
 
+def _getlk(node: int, view: Buffer, end: int) -> Arguments:
+    fh, owner, start, last, kind, pid, _ = _LOCK.unpack_from(view, HEADER)
+    return node, fh, owner, Range(kind, pid, start, last)
+
+
+def _setlk(node: int, view: Buffer, end: int) -> Arguments:
+    fh, owner, start, last, kind, pid, flags = _LOCK.unpack_from(view, HEADER)
+    return node, fh, owner, Range(kind, pid, start, last), bool(flags & _LK_FLOCK)
+
+
+_LK_FLOCK: Final = 1 << 0
+
+
 def forgotten(opcode: int, node: int, view: Buffer) -> list[tuple[int, int]]:
     """(inode, lookups) of FORGET and BATCH_FORGET."""
     if opcode == FORGET:
@@ -360,6 +377,11 @@ def _listxattr_reply(result: Any, args: Arguments, valid: Valid) -> Reply:
     return names if args[1] else _SIZE_OUT.pack(len(names), 0)
 
 
+def _getlk_reply(result: Any, args: Arguments, valid: Valid) -> Reply:
+    found: Range = result or Range(UNLOCK, 0, 0, 0)
+    return _LOCK_OUT.pack(found.start, found.end, found.kind, found.pid)
+
+
 # opcode → (handler, decoder, encoder)
 OPERATIONS: Final[dict[int, tuple[str, Decoder, Encoder]]] = {
     1: ("lookup", _name, _entry_reply),
@@ -388,6 +410,9 @@ OPERATIONS: Final[dict[int, tuple[str, Decoder, Encoder]]] = {
     28: ("readdir", _readdir, lambda result, args, valid: directory(result, args[2], args[3])),
     29: ("releasedir", _release, _nothing),
     30: ("fsyncdir", _fsync, _nothing),
+    31: ("getlk", _getlk, _getlk_reply),
+    32: ("setlk", _setlk, _nothing),
+    33: ("setlkw", _setlk, _nothing),
     34: ("access", _access, _nothing),
     35: ("create", _create, _create_reply),
     44: ("readdir", _readdirplus, lambda result, args, valid: directory_plus(result, args[2], args[3], valid)),

@@ -3,7 +3,7 @@
 Chosen for throughput and for what the handlers guarantee: requests of up to 1 MiB (256 pages), 64 of them in the background,
 reads in parallel, O_TRUNC within open (one request less), readdirplus where the kernel finds it useful, symbolic links
 cached (their targets never change), and pages dropped when time or length of a file turn out to have changed elsewhere.
-No locks and no POSIX ACLs: the kernel keeps advisory locks local to the machine.
+Advisory locks come here unless the mount is read-only, where the kernel keeps them to itself. No POSIX ACLs.
 """
 
 import struct
@@ -17,8 +17,10 @@ _INIT_IN_OLD = struct.Struct("<IIII")
 _INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
 
 ASYNC_READ = 1 << 0
+POSIX_LOCKS = 1 << 1
 ATOMIC_O_TRUNC = 1 << 3
 BIG_WRITES = 1 << 5
+FLOCK_LOCKS = 1 << 10
 AUTO_INVAL_DATA = 1 << 12
 DO_READDIRPLUS = 1 << 13
 READDIRPLUS_AUTO = 1 << 14
@@ -52,12 +54,12 @@ class Agreed(NamedTuple):
     max_write: int
 
 
-def answer(unique: int, body: bytes | memoryview, max_write: int) -> tuple[bytes, Agreed]:
-    """The reply to INIT; MountError when the kernel is older than 5.4 (protocol 7.31)."""
+def answer(unique: int, body: bytes | memoryview, max_write: int, *, locks: bool) -> tuple[bytes, Agreed]:
+    """The reply to INIT; with *locks* advisory locks are asked for. MountError when the kernel is older than 5.4 (protocol 7.31)."""
     major, minor, readahead, offered = _INIT_IN_OLD.unpack_from(body)
     if major != MAJOR or minor < OLDEST_MINOR:
         raise MountError(f"the kernel speaks FUSE {major}.{minor}; this host needs {MAJOR}.{OLDEST_MINOR} (Linux 5.4)")
-    flags = WANTED & offered
+    flags = (WANTED | (POSIX_LOCKS | FLOCK_LOCKS if locks else 0)) & offered
     minor = min(minor, MINOR)
     if not flags & MAX_PAGES:
         max_write = min(max_write, 32 * PAGE)

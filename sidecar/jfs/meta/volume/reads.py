@@ -108,6 +108,10 @@ class Reads(MountState):
         attr = self._cache.attr(ino)
         return attr if attr is not None else await self._fresh_attr(ino)
 
+    async def refresh(self, ino: int) -> Attr:
+        """Attributes as the database has them now, whatever is cached. FsError: ENOENT."""
+        return await self._fresh_attr(self._real(ino))
+
     async def _directory(self, ino: int) -> Attr:
         attr = await self.getattr(ino)
         if attr.kind != DIRECTORY:

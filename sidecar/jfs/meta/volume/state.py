@@ -24,6 +24,7 @@ from jfs.meta.volume.cache import NodeCache
 from jfs.meta.volume.compaction import Compaction
 from jfs.meta.volume.deletion import DeleteObjects, Deletion
 from jfs.meta.volume.ids import IdBatch
+from jfs.meta.volume.locking import Locks
 from jfs.meta.volume.opened import OpenTable
 from jfs.meta.volume.options import MetaOptions
 from jfs.meta.volume.prefetch import Prefetch
@@ -63,6 +64,7 @@ class MountState:
         self._prefetch = Prefetch()
         self._listings: dict[int, asyncio.Task[None]] = {}
         self._opened = OpenTable()
+        self.locks = Locks(store, lambda: self.sid)
         self._sustained: set[int] = set()
         self._usage = Usage()
         self._deletion = Deletion(store, delete_objects, options.max_deletes)

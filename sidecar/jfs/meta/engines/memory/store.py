@@ -21,6 +21,7 @@ from jfs.meta.model.keys import (
     SliceRefKey,
     SustainedKey,
 )
+from jfs.meta.model.locks import FlockKey, LockedKey, PlockKey
 from jfs.meta.store.base import Tx
 from jfs.meta.store.page import RecordPage
 from jfs.meta.store.retry import TransactionRunner
@@ -116,8 +117,11 @@ class MemoryStore(TransactionRunner):
 
     async def forget_session(self, sid: int) -> None:
         for key in list(self._database.flat):
-            if isinstance(key, SessionKey | SustainedKey) and key.sid == sid:
+            if isinstance(key, SessionKey | SustainedKey | LockedKey) and key.sid == sid:
                 del self._database.flat[key]
+        for key, record in list(self._database.flat.items()):
+            if isinstance(key, FlockKey | PlockKey):
+                self._database.write(key, tuple(lock for lock in record if lock.sid != sid) or None)
 
     async def deleted_files(self) -> AsyncIterator[tuple[int, int, int]]:
         queue = [(since, key) for key, since in self._database.flat.items() if isinstance(key, DeletedFileKey)]

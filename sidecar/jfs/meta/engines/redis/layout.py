@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.engines.redis import locks
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
 from jfs.meta.model.keys import (
@@ -86,6 +87,7 @@ def slice_field(key: SliceRefKey) -> bytes:
 # Reading commands by kind.
 
 READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
+    **locks.READING,
     "setting": lambda key: ((b"GET", SETTING),),
     "node": lambda key: ((b"GET", b"i%d" % key.ino),),
     "edge": lambda key: ((b"HGET", b"d%d" % key.parent, key.name),),
@@ -140,6 +142,7 @@ def _session(key: SessionKey, replies: Sequence[Any]) -> Session | None:
 
 
 DECODING: Final[dict[str, Callable[[Any, Sequence[Any]], Any]]] = {
+    **locks.DECODING,
     "setting": lambda key, replies: replies[0],
     "node": lambda key, replies: None if replies[0] is None else unpack_attr(replies[0]),
     "edge": lambda key, replies: None if replies[0] is None else unpack_entry(replies[0]),
@@ -201,6 +204,7 @@ def _put_delayed(key: DelayedKey, records: bytes) -> list[Command]:
 
 
 PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
+    **locks.PUTTING,
     "setting": lambda key, record: [(b"SET", SETTING, record)],
     "node": _put_node,
     "edge": _put_edge,
@@ -219,6 +223,7 @@ PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
 }
 
 DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
+    **locks.DELETING,
     "setting": lambda key: [(b"DEL", SETTING)],
     "node": lambda key: [(b"DEL", b"i%d" % key.ino)],
     "edge": lambda key: [(b"HDEL", b"d%d" % key.parent, key.name)],

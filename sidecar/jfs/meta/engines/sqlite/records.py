@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.engines.sqlite.rows import COLUMNS, from_row, to_row
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import (
@@ -69,7 +70,9 @@ class Records:
             f"UPDATE {p}dir_stats SET data_length=data_length+?,used_space=used_space+?,used_inodes=used_inodes+? "
             "WHERE inode=?"
         )
+        locks = LockRecords(connection, prefix)
         self.readers: dict[str, Callable[[Any], Any]] = {
+            **locks.readers,
             "setting": self.read_setting,
             "node": self.read_node,
             "edge": self.read_edge,
@@ -87,6 +90,7 @@ class Records:
             "detached": self.read_detached,
         }
         self.writers: dict[str, Callable[[Any, Any, Any], None]] = {
+            **locks.writers,
             "setting": self.write_setting,
             "node": self.write_node,
             "edge": self.write_edge,

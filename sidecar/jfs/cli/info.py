@@ -8,12 +8,14 @@ import json
 import os
 import struct
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jfs.errors import ConfigError, JfsError, VolumeError
 
 _INFO_V2 = 1005
+_PATIENCE = 600.0
 _REQUEST = struct.Struct(">IIQBBB")
 
 
@@ -74,12 +76,15 @@ def ask(directory: str, ino: int, *, recursive: bool, raw: bool, strict: bool) -
 def _reply(fd: int) -> dict[str, Any]:
     """Read progress marks until the data or the final errno byte comes (format §8.3)."""
     received = bytearray()
+    end = time.monotonic() + _PATIENCE
 
     def need(count: int) -> bytes:
         while len(received) < count:
             piece = os.read(fd, 1 << 16)
-            if not piece:
-                raise VolumeError("the mount ended its answer too early")
+            if not piece:  # the real client answers so while it works; there is nothing to wait on
+                if time.monotonic() > end:
+                    raise VolumeError("the mount did not answer in ten minutes")
+                time.sleep(0.01)
             received.extend(piece)
         taken = bytes(received[:count])
         del received[:count]
@@ -105,18 +110,23 @@ def _human(number: int) -> str:
     return f"{number} Bytes" if number < 1024 else f"{value:.2f} {units[0]} ({number} Bytes)"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], centred: Sequence[bool]) -> list[str]:
-    """A table as the real client draws it: head centred, cells to the right."""
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table as the real client draws it: head centred, numbers to the right."""
     lines = [list(map(str, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(head, *lines, strict=True)]
     edge = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
 
     def middle(text: str, width: int) -> str:
-        left = (width - len(text)) // 2
+        left = (width - len(text) + 1) // 2
         return " " * left + text + " " * (width - len(text) - left)
 
     top = "|" + "|".join(f" {middle(cell, width)} " for cell, width in zip(head, widths, strict=True)) + "|"
-    body = ["|" + "|".join(f" {cell:>{w}} " for cell, w in zip(line, widths, strict=True)) + "|" for line in lines]
+    body = [
+        "|"
+        + "|".join(f" {cell:{'>' if cell.isdecimal() else '<'}{w}} " for cell, w in zip(line, widths, strict=True))
+        + "|"
+        for line in lines
+    ]
     return [edge, top, edge, *body, edge]
 
 
@@ -138,24 +148,13 @@ def render(path: str, ino: int, answer: dict[str, Any], *, raw: bool) -> str:
         lines += ["  paths:", *(f"\t{one}" for one in paths)]
     chunks, objects = answer.get("Chunks") or [], answer.get("Objects") or []
     if raw and chunks:
-        rows = [
-            (chunk["ChunkIndex"], *(_member(piece, name) for name in ("id", "size", "off", "len")))
-            for chunk in chunks
-            for piece in chunk["Slices"]
-        ]
-        lines += [" chunks:", *_table(("chunkIndex", "sliceId", "size", "offset", "length"), rows, ())]
+        rows = [[str(one[name]) for name in ("ChunkIndex", "Id", "Size", "Off", "Len")] for one in chunks]
+        lines += [" chunks:", *_table(("chunkIndex", "sliceId", "size", "offset", "length"), rows)]
     elif objects:
-        rows = [
-            tuple(_member(one, name) for name in ("ChunkIndex", "Key", "Size", "Off", "Len", "Pos")) for one in objects
-        ]
-        lines += [
-            " objects:",
-            *_table(("chunkIndex", "objectName", "size", "offset", "length", "pos"), rows, ()),
-        ]
+        rows, ends = [], dict.fromkeys((one["ChunkIndex"] for one in objects), 0)
+        for one in objects:  # they follow each other without gaps from the chunk's start
+            position = ends[one["ChunkIndex"]]
+            ends[one["ChunkIndex"]] += one["Len"]
+            rows.append([str(one[name]) for name in ("ChunkIndex", "Key", "Size", "Off", "Len")] + [str(position)])
+        lines += [" objects:", *_table(("chunkIndex", "objectName", "size", "offset", "length", "pos"), rows)]
     return "\n".join(lines)
-
-
-def _member(record: dict[str, Any], name: str) -> str:
-    """A member whatever its case: the real client writes some in lower case."""
-    lowered = {key.lower(): value for key, value in record.items()}
-    return str(lowered.get(name.lower(), ""))

@@ -65,13 +65,9 @@ class Informant:
 
     async def _chunks(self, ino: int) -> list[dict[str, Any]]:
         return [
-            {
-                "ChunkIndex": indx,
-                "Slices": [
-                    {"id": piece.id, "size": piece.size, "off": piece.off, "len": piece.len} for piece in view(records)
-                ],
-            }
+            {"ChunkIndex": indx, "Id": piece.id, "Size": piece.size, "Off": piece.off, "Len": piece.len}
             for indx, records in await self._meta.file_chunks(ino)
+            for piece in view(records)
         ]
 
     async def _objects(self, ino: int, length: int) -> list[dict[str, Any]]:
@@ -84,19 +80,18 @@ class Informant:
                 if indx * CHUNK + piece.pos >= length:
                     continue
                 if not piece.id:
-                    found.append(_object(indx, "", piece.size, piece.off, piece.len, piece.pos))
+                    found.append(_object(indx, "", piece.size, piece.off, piece.len))
                     continue
-                at, pos, end = piece.off, piece.pos, piece.off + piece.len
+                at, end = piece.off, piece.off + piece.len
                 while at < end:
                     number = at // block
                     size = min(block, piece.size - number * block)
                     part = min(end, (number + 1) * block) - at
                     key = block_key(piece.id, number, size, hash_prefix=self._hash_prefix)
-                    found.append(_object(indx, f"{self._name}/{key}", size, at - number * block, part, pos))
+                    found.append(_object(indx, f"{self._name}/{key}", size, at - number * block, part))
                     at += part
-                    pos += part
         return found
 
 
-def _object(indx: int, key: str, size: int, off: int, length: int, pos: int) -> dict[str, Any]:
-    return {"ChunkIndex": indx, "Key": key, "Size": size, "Off": off, "Len": length, "Pos": pos}
+def _object(indx: int, key: str, size: int, off: int, length: int) -> dict[str, Any]:
+    return {"ChunkIndex": indx, "Key": key, "Size": size, "Off": off, "Len": length}

@@ -21,7 +21,7 @@ from jfs.chunk.writer import Writer
 from jfs.errors import FsError
 from jfs.format import constants
 from jfs.format.constants import ROOT, SPECIAL, TRASH
-from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Opened, SetAttr, Timeouts
+from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Invalidator, Opened, SetAttr, Timeouts
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.locks import UNLOCK, Range
 from jfs.meta.volume import Caller, Meta, StatFS
@@ -63,6 +63,7 @@ class Handlers:
         self._root = meta.root
         self._readdir_cache = readdir_cache
         self._listed: dict[int, tuple[int, int]] = {}  # readdir-cache: mtime of directories at their last opendir
+        self.invalidator: Invalidator | None = None  # the host's, once there is one
         self._access_checked = access_checked  # the kernel's default_permissions already did
 
     # -- names and attributes ---------------------------------------------------------------------------------
@@ -80,7 +81,10 @@ class Handlers:
         files = self.files
         since = files.changes
         ino, attr = await self.meta.lookup(caller, parent, name)
-        return (ino, files.seen(ino, attr, since)) if ino in files.by_inode else (ino, attr)
+        if ino in files.by_inode:
+            attr = files.seen(ino, attr, since)
+        files.tell(ino, attr)
+        return ino, attr
 
     async def getattr(self, caller: Caller, ino: int, fh: int | None = None) -> Attr:
         """The attributes of an inode."""
@@ -91,7 +95,10 @@ class Handlers:
         files = self.files
         since = files.changes
         attr = await self.meta.getattr(ino)
-        return files.seen(ino, attr, since) if ino in files.by_inode else attr
+        if ino in files.by_inode:
+            attr = files.seen(ino, attr, since)
+        files.tell(ino, attr)
+        return attr
 
     async def setattr(self, caller: Caller, ino: int, change: SetAttr, fh: int | None) -> Attr:
         """Change attributes; the size by truncate, through the handle's right when *fh* is given."""
@@ -115,7 +122,9 @@ class Handlers:
         since = files.changes
         if attr is None:
             attr = await self.meta.getattr(ino)
-        return files.seen(ino, attr, since)
+        attr = files.seen(ino, attr, since)
+        files.tell(ino, attr)
+        return attr
 
     async def _truncate(self, caller: Caller, ino: int, length: int, *, opened: bool) -> Attr:
         if length >= constants.MAX_FILE:
@@ -227,6 +236,10 @@ class Handlers:
         since = files.changes
         attr = await self.meta.open(caller, ino, flags)
         attr = files.seen(ino, attr, since)
+        if self.invalidator is not None and not files.believes(ino, attr):
+            # Close-to-open: the reply to open carries no attributes, and reads stop at the length that the kernel believes.
+            self.invalidator.attributes(ino)
+            files.tell(ino, attr)
         handle = files.open(ino, flags, attr)
         if flags & os.O_TRUNC:  # the kernel has checked the right to write, also for O_RDONLY
             try:

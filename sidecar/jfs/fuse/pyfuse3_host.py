@@ -112,12 +112,15 @@ class _Invalidator:
         pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True)
 
     def inode(self, ino: int) -> None:
-        asyncio.get_running_loop().run_in_executor(None, _invalidate, ino)
+        asyncio.get_running_loop().run_in_executor(None, _invalidate, ino, False)
+
+    def attributes(self, ino: int) -> None:
+        _invalidate(ino, True)
 
 
-def _invalidate(ino: int) -> None:
+def _invalidate(ino: int, attributes_only: bool) -> None:
     try:
-        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino))
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attributes_only)
     except OSError as error:
         if error.errno not in (
             errno.ENOENT,

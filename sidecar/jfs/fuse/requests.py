@@ -80,8 +80,17 @@ class Timeouts(NamedTuple):
 class Invalidator(Protocol):
     """Where a host takes notes to the kernel that something it caches is not so any more."""
 
-    def entry(self, parent: int, name: bytes) -> None: ...
-    def inode(self, ino: int) -> None: ...
+    def entry(self, parent: int, name: bytes) -> None:
+        """The name may stand for something else now; told in the background."""
+        ...
+
+    def inode(self, ino: int) -> None:
+        """Attributes and pages of the inode are not what they were; told in the background."""
+        ...
+
+    def attributes(self, ino: int) -> None:
+        """The attributes are not what they were; told when this returns. Never waits for requests under way."""
+        ...
 
 
 class Host(Protocol):

@@ -291,7 +291,9 @@ class Mount:
             flags=config.mount_flags,
             max_read=config.max_fuse_io,
         )
-        return make_host(config, handlers, Accounting(REGISTRY, access_log), spec)
+        host = make_host(config, handlers, Accounting(REGISTRY, access_log), spec)
+        handlers.invalidator = host.invalidator
+        return host
 
     async def _serve_metrics(self, setting: Setting) -> None:
         if not self._config.metrics:

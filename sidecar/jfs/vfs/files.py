@@ -21,6 +21,7 @@ from jfs.meta.model.attr import Attr
 _ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # Inodes whose kernel page cache we vouch for: enough for a busy mount, small enough to forget (format §5.5: 10 000).
 _REMEMBERED: Final = 10_000
+_TOLD: Final = 50_000
 
 
 class OpenFile:
@@ -64,6 +65,23 @@ class Files:
         self._writer = writer
         self._reader = reader
         self._cached: dict[int, tuple[int, int, int]] = {}
+        self._told: dict[int, Attr] = {}
+
+    def tell(self, ino: int, attr: Attr) -> None:
+        """The kernel is given *attr* and may believe it for the attribute time-out."""
+        told = self._told
+        if len(told) >= _TOLD:
+            told.clear()
+        told[ino] = attr
+
+    def believes(self, ino: int, attr: Attr) -> bool:
+        """Whether length and time that the kernel was last given are those of *attr*."""
+        told = self._told.get(ino)
+        return told is not None and (told.length, told.mtime, told.mtimensec) == (
+            attr.length,
+            attr.mtime,
+            attr.mtimensec,
+        )
 
     def __len__(self) -> int:
         return len(self._handles)

@@ -306,6 +306,11 @@ class _Notifier:
         """Attributes and pages of the inode are not what they were."""
         self._note(protocol.invalidate_inode(ino))
 
+    def attributes(self, ino: int) -> None:
+        """The attributes are not what they were: the kernel takes this note without waiting for anything."""
+        if self._fd >= 0:
+            self._write(protocol.invalidate_inode(ino, pages=False))
+
     def _note(self, note: bytes) -> None:
         if self._fd < 0:
             return

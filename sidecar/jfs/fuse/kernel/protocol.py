@@ -329,9 +329,9 @@ def interrupted(view: Buffer) -> int:
     return unique
 
 
-def invalidate_inode(ino: int) -> bytes:
-    """The notification that attributes and pages of *ino* are not valid any more."""
-    body = struct.pack("<Qqq", ino, 0, 0)
+def invalidate_inode(ino: int, *, pages: bool = True) -> bytes:
+    """The notification that attributes of *ino*, and with *pages* its cached data, are not valid any more."""
+    body = struct.pack("<Qqq", ino, 0 if pages else -1, 0)
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
 
 

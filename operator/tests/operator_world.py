@@ -174,6 +174,14 @@ class World:
                 worked = True
         return worked
 
+    def protect_claim(self, name: str = "data") -> None:
+        """As the controller manager does while pods use it."""
+        self.api.patch(CLAIMS, "apps", name, {"metadata": {"finalizers": ["kubernetes.io/pvc-protection"]}})
+
+    def release_claim(self, name: str = "data") -> None:
+        """The last pod has ended."""
+        self.api.remove(CLAIMS, "apps", name)
+
     def delete(self, name: str = "data") -> None:
         self.api.delete(JUICEFS_VOLUMES, "apps", name, uid_of(self.volume(name)))
 

@@ -25,6 +25,9 @@ COMMANDS: Final = {
     "status": Command("jfs.cli.status", "show a volume's setting, sessions and usage"),
     "info": Command("jfs.cli.info", "show what files of a mount consist of"),
     "rmr": Command("jfs.cli.rmr", "remove a directory tree, without a mount"),
+    "fsck": Command("jfs.cli.fsck", "check a volume, and repair what can be"),
+    "gc": Command("jfs.cli.gc", "find unused objects; delete them, compact chunks"),
+    "compact": Command("jfs.cli.compact", "rewrite fragmented files of a mount"),
     "destroy": Command("jfs.cli.destroy", "remove a volume with all its data"),
     "version": Command("jfs.cli.version", "show the version"),
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),
@@ -33,7 +36,7 @@ COMMANDS: Final = {
 }
 # Commands of the real client that this one does not have.
 _ABSENT: Final = (
-    "bench changelog clone compact config debug dump fsck gateway gc load mdtest objbench profile quota restore stats summary"
+    "bench changelog clone config debug dump gateway load mdtest objbench profile quota restore stats summary"
     " sync tier warmup webdav"
 )
 _USAGE: Final = """\

@@ -20,6 +20,7 @@ C = TypeVar("C")
 D = TypeVar("D")
 E = TypeVar("E")
 F = TypeVar("F")
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -193,10 +194,11 @@ class Store(Protocol):
         """(inode, index, records) of all chunk lists, in no order."""
         ...
 
-    def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
-        """Every record of *kind* in the database, in no order; one that does not decode comes as a CorruptRecord in its place. Kinds:
-        node, edge, symlink, xattr (without values), chunk, parent (of inodes with several; where the engine keeps none, from the
-        entries), sliceref (stored ones only), dirstat, sustained, detached. A search of the whole database: for checks."""
+    def scan(self, kind: type[K]) -> AsyncIterator[tuple[K, Any]]:
+        """Every record with a key of class *kind* in the database, in no order; one that does not decode comes as a CorruptRecord in
+        its place. Kinds: NodeKey, EdgeKey, SymlinkKey, XattrKey (without values), ChunkKey, ParentKey (of inodes with several;
+        where the engine keeps none, from the entries), SliceRefKey (stored ones only), DirStatKey, SustainedKey, DetachedKey.
+        A search of the whole database: for checks."""
         ...
 
     async def flaws(self, *, repair: bool) -> list[str]:

@@ -95,17 +95,17 @@ class MemoryDatabase:
         if present is not None:
             self.flat[key] = type(present)(*map(sum, zip(present, change, strict=True)))
 
-    def all_of(self, kind: str) -> list[tuple[Key[Any], Any]]:
+    def all_of(self, kind: type) -> list[tuple[Any, Any]]:
         """Every record of a kind (as `Store.scan` has it)."""
-        if kind == "edge":
+        if kind is EdgeKey:
             return [(EdgeKey(ino, name), entry) for ino, names in self.edges.items() for name, entry in names.items()]
-        if kind == "chunk":
+        if kind is ChunkKey:
             return [(ChunkKey(ino, indx), raw) for ino, lists in self.chunks.items() for indx, raw in lists.items()]
-        if kind == "xattr":
+        if kind is XattrKey:
             return [(XattrKey(ino, name), b"") for ino, names in self.xattrs.items() for name in names]
-        if kind == "parent":
+        if kind is ParentKey:
             return [(ParentKey(ino, parent), n) for ino, counts in self.parents.items() for parent, n in counts.items()]
-        return [(key, record) for key, record in self.flat.items() if key.kind == kind]
+        return [(key, record) for key, record in self.flat.items() if isinstance(key, kind)]
 
     def clear(self) -> None:
         """Remove everything."""

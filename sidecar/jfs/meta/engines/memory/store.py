@@ -27,6 +27,7 @@ from jfs.meta.store.page import RecordPage
 from jfs.meta.store.retry import TransactionRunner
 from jfs.meta.store.tracking import TrackedTx
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _PAGE = 4096
@@ -151,7 +152,7 @@ class MemoryStore(TransactionRunner):
             for indx, records in list(lists.items()):
                 yield ino, indx, records
 
-    async def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+    async def scan(self, kind: type[K]) -> AsyncIterator[tuple[K, Any]]:
         for key, record in self._database.all_of(kind):
             yield key, record
 

@@ -27,7 +27,7 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 
-Found = tuple[Key[Any], Any]
+Found = tuple[Any, Any]  # a key and its record
 _SMALL: Final = 10_000  # entries of a hash that are asked for at once
 
 
@@ -144,15 +144,15 @@ async def _detached(link: Link) -> AsyncIterator[Found]:
         yield DetachedKey(int(member)), layout.score(since)
 
 
-SCANS: Final[dict[str, Callable[[Link], AsyncIterator[Found]]]] = {
-    "node": lambda link: _strings(link, rb"i\d+", NodeKey),
-    "edge": _edges,
-    "symlink": lambda link: _strings(link, rb"s\d+", SymlinkKey),
-    "xattr": _xattrs,
-    "chunk": _chunks,
-    "parent": _parents,
-    "sliceref": _slice_refs,
-    "dirstat": _dir_stats,
-    "sustained": _sustained,
-    "detached": _detached,
+SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
+    NodeKey: lambda link: _strings(link, rb"i\d+", NodeKey),
+    EdgeKey: _edges,
+    SymlinkKey: lambda link: _strings(link, rb"s\d+", SymlinkKey),
+    XattrKey: _xattrs,
+    ChunkKey: _chunks,
+    ParentKey: _parents,
+    SliceRefKey: _slice_refs,
+    DirStatKey: _dir_stats,
+    SustainedKey: _sustained,
+    DetachedKey: _detached,
 }

@@ -21,6 +21,7 @@ from jfs.meta.store.base import Tx
 from jfs.meta.store.page import StoredPage
 from jfs.meta.store.retry import TransactionRunner
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _CHUNK_BITS = 26
@@ -183,7 +184,7 @@ class RedisStore(TransactionRunner):
         async for ino, indx, records in scans.chunks(self._link):
             yield ino, indx, layout.joined(ChunkKey(ino, indx), records) or b""
 
-    def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+    def scan(self, kind: type[K]) -> AsyncIterator[tuple[K, Any]]:
         from jfs.meta.engines.redis import examine  # for checks only
 
         return examine.SCANS[kind](self._link)

@@ -18,7 +18,6 @@ from jfs.meta.model.keys import (
     DirStat,
     DirStatKey,
     EdgeKey,
-    Key,
     NodeKey,
     ParentKey,
     SliceRefKey,
@@ -27,25 +26,25 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 
-Found = tuple[Key[Any], Any]
+Found = tuple[Any, Any]  # a key and its record
 _PAGE: Final = 4096
 _RECORD: Final = 24
 
 # Table, columns, and what a row becomes.
-_TABLES: Final[dict[str, tuple[str, str, Callable[[tuple[Any, ...]], Found]]]] = {
-    "edge": ("edge", "n.parent,n.name,n.type,n.inode", lambda row: (EdgeKey(row[0], row[1]), Entry(row[2], row[3]))),
-    "symlink": ("symlink", "n.inode,CAST(n.target AS BLOB)", lambda row: (SymlinkKey(row[0]), row[1])),
-    "xattr": ("xattr", "n.inode,n.name", lambda row: (XattrKey(row[0], row[1]), b"")),
-    "sliceref": ("chunk_ref", "n.chunkid,n.size,n.refs", lambda row: (SliceRefKey(row[0], row[1]), row[2])),
-    "dirstat": (
+_TABLES: Final[dict[type, tuple[str, str, Callable[[tuple[Any, ...]], Found]]]] = {
+    EdgeKey: ("edge", "n.parent,n.name,n.type,n.inode", lambda row: (EdgeKey(row[0], row[1]), Entry(row[2], row[3]))),
+    SymlinkKey: ("symlink", "n.inode,CAST(n.target AS BLOB)", lambda row: (SymlinkKey(row[0]), row[1])),
+    XattrKey: ("xattr", "n.inode,n.name", lambda row: (XattrKey(row[0], row[1]), b"")),
+    SliceRefKey: ("chunk_ref", "n.chunkid,n.size,n.refs", lambda row: (SliceRefKey(row[0], row[1]), row[2])),
+    DirStatKey: (
         "dir_stats",
         "n.inode,n.data_length,n.used_space,n.used_inodes",
         lambda row: (DirStatKey(row[0]), DirStat._make(row[1:])),
     ),
-    "sustained": ("sustained", "n.sid,n.inode", lambda row: (SustainedKey(row[0], row[1]), True)),
-    "detached": ("detached_node", "n.inode,n.added", lambda row: (DetachedKey(row[0]), row[1])),
-    "node": ("node", "", lambda row: (NodeKey(row[0]), from_row(row[1:]))),
-    "chunk": ("chunk", "n.inode,n.indx,CAST(n.slices AS BLOB)", lambda row: _chunk(row)),
+    SustainedKey: ("sustained", "n.sid,n.inode", lambda row: (SustainedKey(row[0], row[1]), True)),
+    DetachedKey: ("detached_node", "n.inode,n.added", lambda row: (DetachedKey(row[0]), row[1])),
+    NodeKey: ("node", "", lambda row: (NodeKey(row[0]), from_row(row[1:]))),
+    ChunkKey: ("chunk", "n.inode,n.indx,CAST(n.slices AS BLOB)", lambda row: _chunk(row)),
 }
 
 
@@ -58,14 +57,14 @@ def _chunk(row: tuple[Any, ...]) -> Found:
     return ChunkKey(ino, indx), records
 
 
-async def scan(database: SqliteDatabase, prefix: str, kind: str) -> AsyncIterator[Found]:
+async def scan(database: SqliteDatabase, prefix: str, kind: type) -> AsyncIterator[Found]:
     """See `jfs.meta.store.base.Store.scan`."""
-    if kind == "parent":
+    if kind is ParentKey:
         async for found in _parents(database, prefix):
             yield found
         return
     table, columns, make = _TABLES[kind]
-    if kind == "node":
+    if kind is NodeKey:
         columns = f"n.inode,{database.records.node_columns}"
     after = -(1 << 63)
     while True:

@@ -21,6 +21,7 @@ from jfs.meta.model.keys import EdgeKey, Key, NodeKey, Session
 from jfs.meta.store.base import Tx
 from jfs.meta.store.retry import TransactionRunner
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _PAGE = 4096
@@ -228,7 +229,7 @@ class SqliteStore(TransactionRunner):
                 return
             after = (rows[-1][0], rows[-1][1])
 
-    def scan(self, kind: str) -> AsyncIterator[tuple[Key[Any], Any]]:
+    def scan(self, kind: type[K]) -> AsyncIterator[tuple[K, Any]]:
         from jfs.meta.engines.sqlite import examine  # for checks only
 
         return examine.scan(self._database, self._p, kind)

@@ -260,7 +260,7 @@ class Mount:
         informant = Informant(meta, name=setting.name, block_size=setting.block_size, hash_prefix=setting.hash_prefix)
         virtual = VirtualFiles(
             access_log,
-            Controller(informant.ask),
+            Controller(informant.ask, meta.compact),
             stats=stats,
             config=running_config,
             options=VirtualOptions(

@@ -11,16 +11,18 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, Protocol
 
 from jfs.errors import FsError, JfsError, ObjectError, ObjectNotFound, StoreError, StoreUnavailable
-from jfs.format.constants import CHUNK
+from jfs.format.constants import CHUNK, DIRECTORY, FILE
 from jfs.format.slices import Segment, Slice, unpack, view
+from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import ChunkKey
+from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.operations.compaction import MAX_RECORDS, Plan, mark_wasted, plan, replace, was_replaced
 from jfs.meta.operations.rules import SECOND
-from jfs.meta.store.base import Store, Tx
+from jfs.meta.store.base import DirectoryPage, Store, Tx
 from jfs.meta.volume.deletion import DeleteObjects, Deletion
 
 log = logging.getLogger(__name__)
@@ -229,3 +231,48 @@ class Compaction:
         if delay_from is None:
             await self._deletion.delete_unreferenced({(old.id, old.size) for old in made.replaced if old.id})
         return True
+
+
+class Files(Protocol):
+    """What `compact_tree` needs of the volume."""
+
+    async def getattr(self, ino: int) -> Attr: ...
+
+    def list_directory(self, caller: Caller, ino: int, *, plus: bool) -> AsyncIterator[DirectoryPage]: ...
+
+    async def file_chunks(self, ino: int) -> list[tuple[int, list[Slice]]]: ...
+
+
+async def compact_tree(files: Files, compaction: Compaction, top: int, at_once: int) -> tuple[int, int]:
+    """Compact file *top*, or all files below directory *top*; see `Meta.compact`. Memory: the directories still to be walked."""
+    chunks = size = 0
+
+    async def compact_file(ino: int) -> None:
+        nonlocal chunks, size
+        for indx, records in await files.file_chunks(ino):
+            chunks += 1
+            made = plan(records)
+            if made is not None and await compaction.compact(ino, indx):
+                size += made.size
+                while await compaction.compact(ino, indx):  # very long lists take several
+                    pass
+
+    attr = await files.getattr(top)
+    if attr.kind != DIRECTORY:
+        if attr.kind == FILE:
+            await compact_file(top)
+        return chunks, size
+    pending = [top]
+    while pending:
+        async for page in files.list_directory(SUPERUSER, pending.pop(), plus=False):
+            pending += [entry.ino for entry in page.entries if entry.kind == DIRECTORY]
+            inodes = [entry.ino for entry in page.entries if entry.kind == FILE]
+            for start in range(0, len(inodes), at_once):
+                tasks = [asyncio.create_task(compact_file(ino)) for ino in inodes[start : start + at_once]]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+    return chunks, size

@@ -5,6 +5,7 @@ background jobs, the mount's root. Order: `open` (checks the volume) → `start_
 Inode 1 always means the mount's root. A call whose answer is cached completes without suspending. One event loop.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jfs.errors import FsError, JfsError, VolumeError
 from jfs.format.constants import DIRECTORY, ROOT
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
-from jfs.meta.volume.compaction import Compaction, CopySlice
+from jfs.meta.volume.compaction import Compaction, CopySlice, compact_tree
 from jfs.meta.volume.contents import Contents
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
@@ -128,6 +129,14 @@ class Meta(Contents):
         )
 
     async def heartbeat(self) -> None:
+    async def compact(self, ino: int, at_once: int) -> tuple[int, int]:
+        """Compact a file, or all files below a directory, *at_once* at the same time; the chunks looked at, and the bytes of those that
+        became shorter. FsError: ENOENT, EROFS, ENOTSUP; ObjectError and StoreError of the first failure."""
+        self._check_writable()
+        if self._copy_slice is None:
+            raise FsError(errno.ENOTSUP)
+        return await compact_tree(self, self._compaction or self.compaction(), self._real(ino), at_once)
+
         """One heartbeat now. VolumeError when the mount must end, StoreError when the database does not answer."""
         if self._life is not None:
             await self._life.beat()

@@ -128,7 +128,6 @@ class Meta(Contents):
             clock=self._clock,
         )
 
-    async def heartbeat(self) -> None:
     async def compact(self, ino: int, at_once: int) -> tuple[int, int]:
         """Compact a file, or all files below a directory, *at_once* at the same time; the chunks looked at, and the bytes of those that
         became shorter. FsError: ENOENT, EROFS, ENOTSUP; ObjectError and StoreError of the first failure."""
@@ -137,6 +136,7 @@ class Meta(Contents):
             raise FsError(errno.ENOTSUP)
         return await compact_tree(self, self._compaction or self.compaction(), self._real(ino), at_once)
 
+    async def heartbeat(self) -> None:
         """One heartbeat now. VolumeError when the mount must end, StoreError when the database does not answer."""
         if self._life is not None:
             await self._life.beat()

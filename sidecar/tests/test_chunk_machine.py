@@ -31,7 +31,17 @@ STEP = st.one_of(
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.filter_too_much,
+    ],
+)
 @given(
     steps=st.lists(STEP, max_size=25), delays=st.lists(st.integers(0, 6), min_size=1, max_size=5), small=st.booleans()
 )

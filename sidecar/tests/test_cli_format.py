@@ -212,7 +212,7 @@ def test_storage_failure_leaves_nothing(place: Place, monkeypatch: pytest.Monkey
 
 def test_loser_of_a_race_corrects_the_mark(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another client formats the same database between our look and our transaction."""
-    real = formatting.format_volume
+    real = formatting.format_volume  # pyright: ignore[reportPrivateImportUsage]
 
     async def overtaken(store: Any, setting: Setting, **options: Any) -> Any:
         await real(store, setting.replaced(UUID=UUID), **options)

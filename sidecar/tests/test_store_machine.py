@@ -263,7 +263,12 @@ def run_machine(engine: str, examples: int) -> None:
             phases=[Phase.generate]
             if engine.startswith("redis")
             else list(Phase),  # shrinking starts thousands of servers
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[
+                HealthCheck.too_slow,
+                HealthCheck.data_too_large,
+                HealthCheck.function_scoped_fixture,
+                HealthCheck.filter_too_much,
+            ],
         ),
     )
 

@@ -5,6 +5,7 @@ import errno
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from jfs.chunk.blocks import BlockFormat, BlockStore
@@ -76,7 +77,7 @@ class Rig:
         await self.blocks.close()
 
 
-async def open_rig(url: str, storage: MemoryStorage, **options: object) -> Rig:
+async def open_rig(url: str, storage: MemoryStorage, **options: Any) -> Rig:
     blocks = BlockStore(storage, BlockFormat(block_size=64 << 10))
     meta = await Meta.load(
         await connect(url),
@@ -96,7 +97,7 @@ async def volume() -> AsyncIterator[Another]:
     await format_volume(store, setting, force=False, no_update=False, now=time.time_ns())
     rigs: list[Rig] = []
 
-    async def another(**options: object) -> Rig:
+    async def another(**options: Any) -> Rig:
         rigs.append(await open_rig(url, storage, **options))
         return rigs[-1]
 
@@ -163,10 +164,12 @@ async def test_page_cache_is_dropped_when_another_mount_wrote(volume: Another) -
     first: Rig = await volume()
     second: Rig = await volume()
     ino = await first.write(b"f", b"1")
+    keeps = []
     for _ in range(2):
         opened = await first.handlers.open(ROOT, ino, os.O_RDONLY)
+        keeps.append(opened.keep_cache)
         await first.handlers.release(ROOT, ino, opened.fh)
-    assert opened.keep_cache
+    assert keeps[-1]
     other = await second.handlers.open(ROOT, ino, os.O_WRONLY)
     await second.handlers.write(ROOT, ino, other.fh, 0, b"22")
     await second.handlers.release(ROOT, ino, other.fh)

@@ -47,6 +47,7 @@ class Run:
         result: Any = None
         error: BaseException | None = None
         _enter_task(loop, self)  # type: ignore[arg-type]
+        waits_for: Any = None
         try:
             if self._must_cancel:
                 self._must_cancel = False

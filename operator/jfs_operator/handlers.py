@@ -103,7 +103,7 @@ class Handlers:
             id="resync",
             interval=self._resync,
             initial_delay=lambda **_: self._resync * (0.5 + random.random() / 2),
-        )(self.change)
+        )(self.resync)
         kopf.on.event(*volumes, registry=registry, id="see")(self.volume_event)
         kopf.on.event(names.GROUP, names.VERSION, names.SECRET_PLURAL, registry=registry, id="see")(self.secret_event)
         kopf.on.event("", "v1", SECRETS.plural, registry=registry, id="see")(self.credentials_event)
@@ -112,7 +112,7 @@ class Handlers:
         kopf.on.event("", "v1", EVENTS.plural, registry=registry, id="see")(self.mount_event)
 
     async def change(self, *, namespace: str | None, name: str, **_: Any) -> None:
-        """create, update, resume and timer of a JuiceFSVolume."""
+        """create, update and resume of a JuiceFSVolume."""
         key = _volume_key(namespace, name)
         try:
             outcome = await self._reconciler.volume(key.namespace, name)
@@ -120,6 +120,16 @@ class Handlers:
             raise kopf.TemporaryError(str(error), delay=AFTER_ERROR) from error
         if outcome.next is Next.RETRY:
             raise kopf.TemporaryError(outcome.message, delay=outcome.delay)
+        if outcome.delay is not None:
+            self.queue.later(key, outcome.delay)
+
+    async def resync(self, *, namespace: str | None, name: str, **_: Any) -> None:
+        """The timer of a JuiceFSVolume. What fails goes to the queue: a handler that failed is being retried by kopf already."""
+        key = _volume_key(namespace, name)
+        try:
+            outcome = await self._reconciler.volume(key.namespace, name)
+        except (ApiError, ApiUnavailable) as error:
+            raise kopf.TemporaryError(str(error), delay=AFTER_ERROR) from error
         if outcome.delay is not None:
             self.queue.later(key, outcome.delay)
 

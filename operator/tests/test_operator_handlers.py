@@ -62,9 +62,18 @@ def body(raw: Object) -> kopf.Body:
     return kopf.Body(found)
 
 
-async def test_create_and_timer_reconcile_and_errors_become_delays(
-    world: World, handlers: Handlers, queue: Recording
-) -> None:
+async def test_the_timer_leaves_what_fails_to_the_queue(world: World, handlers: Handlers, queue: Recording) -> None:
+    world.add_volume()
+    await handlers.resync(namespace="apps", name="data")
+    assert queue.delayed == [VOLUME]
+    world.add_secret()
+    await world.settle()
+    await handlers.resync(namespace="apps", name="data")
+    assert queue.delayed == [VOLUME]
+    assert world.condition("Ready").status == "True"
+
+
+async def test_create_reconciles_and_errors_become_delays(world: World, handlers: Handlers, queue: Recording) -> None:
     world.add_volume()
     with pytest.raises(kopf.TemporaryError, match="does not exist") as caught:
         await handlers.change(namespace="apps", name="data")

@@ -220,7 +220,7 @@ def test_version_and_help(volume: Volume) -> None:
     ("arguments", "text"),
     [
         (("nonsense",), "unknown command 'nonsense'"),
-        (("gc", "redis://h"), "gc of JuiceFS is not part"),
+        (("gateway", "redis://h"), "gateway of JuiceFS is not part"),
         (("--nonsense", "status"), "unknown option --nonsense"),
         (("--log-level", "loud", "status"), "loud"),
         (("--log-level",), "needs a value"),

@@ -4,7 +4,7 @@
 set -eu
 base="python3 python3-venv python3-dev gcc pkg-config fuse3 libfuse3-dev ca-certificates"
 full="redis-server etcd-server containerd runc containernetworking-plugins busybox-static iproute2 iptables conntrack
- buildah debootstrap util-linux procps libc6-dev kmod"
+ buildah debootstrap util-linux procps libc6-dev kmod acl attr"
 # Services of these packages: every test and every node starts its own instance.
 services="redis-server etcd containerd"
 wanted=$base

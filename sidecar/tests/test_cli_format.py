@@ -241,7 +241,6 @@ def test_loser_of_a_race_corrects_the_mark(place: Place, monkeypatch: pytest.Mon
         (("URL", "demo", "--storage", "s3", "--bucket", "http://127.0.0.1:9"), "names no bucket"),
         (("URL", "demo", "--inodes", "-1"), "whole number"),
         (("URL", "demo", "--shards", "3"), "%d"),
-        (("URL", "demo", "--enable-acl"), "POSIX ACLs"),
         (("URL", "demo", "--encrypt-rsa-key", "key.pem"), "data encryption"),
         (("URL", "demo", "--colour", "red"), "no option 'colour'"),
         (("URL", "demo", "--capacity"), "capacity needs a value"),

@@ -158,7 +158,7 @@ async def replace_setting(meta: Meta, setting: Setting | None) -> None:
         ("gone", "the volume was destroyed"),
         ("other", "now holds volume other-volume"),
         ("newer", "metadata format 2"),
-        ("acl", "uses POSIX ACLs"),
+        ("acl", "POSIX ACLs were turned on"),
     ],
 )
 async def test_a_mount_ends_when_its_volume_is_no_longer_its_own(

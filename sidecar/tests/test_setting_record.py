@@ -104,7 +104,6 @@ def test_what_is_no_setting_is_refused(raw: bytes) -> None:
         ({"MetaVersion": 2}, "metadata format 2"),
         ({"MinClientVersion": "9.0.0-A"}, "demands a client of version 9.0.0-A or newer"),
         ({"MaxClientVersion": "1.0.0"}, "demands a client of version 1.0.0 or older"),
-        ({"EnableACL": True}, "uses POSIX ACLs"),
         ({"UserGroupQuota": True}, "uses user and group quotas"),
         ({"EncryptKey": "pem"}, "uses data encryption"),
         ({"ChangeLog": True}, "uses the metadata change log"),
@@ -121,13 +120,12 @@ def test_volumes_that_must_not_be_touched(changes: dict[str, Any], sentence: str
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("redis-acl", "POSIX ACLs"),
         ("redis-quota", "user and group quotas"),
         ("redis-changelog", "change log"),
-        ("redis-tier", "POSIX ACLs"),
+        ("redis-tier", "storage tiers"),
         ("redis-chacha-lz4", "encryption"),
         ("sqlite-aes", "encryption"),
-        ("sqlite-acl-quota", "POSIX ACLs"),
+        ("sqlite-acl-quota", "user and group quotas"),
     ],
 )
 def test_real_volumes_of_later_features_are_refused(name: str, sentence: str) -> None:

@@ -66,6 +66,7 @@ VALUES: Final[dict[str, tuple[str, Callable[[str, str], Any] | None, str]]] = {
     "capacity": ("capacity", _gibibytes, "limit of the used space; a number is GiB [0: none]"),
     "inodes": ("inodes", _count, "limit of the number of files [0: none]"),
     "trash-days": ("trash_days", _count, "days that removed files are kept [1]"),
+    "enable-acl": ("enable_acl", None, "POSIX ACLs, for good"),
 }
 SWITCHES: Final = {
     "force": "overwrite what must not differ of an existing volume",
@@ -76,7 +77,6 @@ REFUSED: Final = {
     "tag": (True, "object tags"),
     "encrypt-rsa-key": (True, "data encryption"),
     "encrypt-algo": (True, "data encryption"),
-    "enable-acl": (False, "POSIX ACLs"),
     "ranger-rest-url": (True, "Apache Ranger permissions"),
     "ranger-service": (True, "Apache Ranger permissions"),
     "kerberos-config-file": (True, "Kerberos"),

@@ -22,7 +22,7 @@ from jfs.errors import (
     ObjectUnavailable,
     VolumeError,
 )
-from jfs.format.setting import SECRETS, Setting, changed_fixed, check_identity, new_setting
+from jfs.format.setting import SECRETS, Setting, acl_members, changed_fixed, check_identity, new_setting
 from jfs.meta.store.base import Store
 from jfs.meta.volume import existing_setting, format_volume
 from jfs.object.base import ObjectStorage
@@ -45,6 +45,7 @@ _MEMBERS: Final = {
     "capacity": "Capacity",
     "inodes": "Inodes",
     "trash_days": "TrashDays",
+    "enable_acl": "EnableACL",
 }
 
 
@@ -183,6 +184,8 @@ def _changed(old: Setting, name: str, given: Mapping[str, Any]) -> Setting:
     if any(member in members for member in SECRETS) and old.members.get("KeyEncrypted"):
         plain = {"SecretKey": old.secret_key, "SessionToken": old.session_token, "EncryptKey": old.encrypt_key}
         members = {**plain, "KeyEncrypted": False, **members}
+    if "EnableACL" in members:
+        members |= acl_members(old, members["EnableACL"])
     return old.replaced(Name=name, **members)
 
 

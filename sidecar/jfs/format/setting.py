@@ -58,6 +58,7 @@ MEMBERS: Final[Mapping[str, bool]] = MappingProxyType(
 )
 _ORDER: Final = {name: place for place, name in enumerate(MEMBERS)}
 SECRETS: Final = ("SecretKey", "SessionToken", "EncryptKey")
+MIN_VERSION_ACL: Final = "1.2.0-A"  # what a volume with ACLs demands of its clients (format §2.6)
 # Members that `format` on an existing volume must not change unless forced (format §2.3).
 FIXED: Final = ("Name", "BlockSize", "Compression", "Shards", "HashPrefix", "MetaVersion")
 _NAME = re.compile(r"[a-z0-9][a-z0-9\-]{1,61}[a-z0-9]")
@@ -219,6 +220,11 @@ class Setting:
         return bool(self.members.get("DirStats"))
 
     @property
+    def enable_acl(self) -> bool:
+        """Whether inodes may have POSIX ACLs; once on, it stays on."""
+        return bool(self.members.get("EnableACL"))
+
+    @property
     def upload_limit(self) -> int:
         """Mbit/s, 0 for none."""
         return self._number("UploadLimit")
@@ -268,6 +274,7 @@ def new_setting(
     inodes: int = 0,
     trash_days: int = 1,
     dir_stats: bool = True,
+    enable_acl: bool = False,
 ) -> Setting:
     """The record of a new volume, secrets plain, with the real client's defaults; ConfigError when something is out of range."""
     check_name(name)
@@ -295,9 +302,9 @@ def new_setting(
         "EncryptAlgo": "aes256gcm-rsa",
         "TrashDays": trash_days,
         "MetaVersion": META_VERSION,
-        "MinClientVersion": "1.1.0-A",
+        "MinClientVersion": MIN_VERSION_ACL if enable_acl else "1.1.0-A",
         "DirStats": dir_stats,
-        "EnableACL": False,
+        "EnableACL": enable_acl,
     }
     return Setting(MappingProxyType({key: value for key, value in values.items() if value or not MEMBERS[key]}))
 
@@ -316,6 +323,16 @@ def check_block_size(size: int) -> int:
     if not _BLOCK_MIN <= size <= _BLOCK_MAX:
         raise ConfigError(f"block size of {size} bytes is out of range: it must be between 64 KiB and 16 MiB")
     return 1 << (size.bit_length() - 1)
+
+
+def acl_members(setting: Setting, on: bool) -> dict[str, Any]:
+    """The members that turn ACLs on; ConfigError for turning them off, since inodes may have some (format §10.2)."""
+    if not on and setting.enable_acl:
+        raise ConfigError(f"POSIX ACLs of volume {setting.name} cannot be turned off again")
+    members: dict[str, Any] = {"EnableACL": on}
+    if on and is_older(setting.min_client_version or "0.0.0", MIN_VERSION_ACL):
+        members["MinClientVersion"] = MIN_VERSION_ACL
+    return members
 
 
 def check_identity(setting: Setting, uuid: str) -> None:
@@ -358,7 +375,6 @@ def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
 
 
 _UNSUPPORTED: Final = {
-    "EnableACL": "POSIX ACLs",
     "EncryptKey": "data encryption",
     "UserGroupQuota": "user and group quotas",
     "ChangeLog": "the metadata change log",

@@ -22,6 +22,7 @@ from jfs.errors import FsError
 from jfs.format import constants
 from jfs.format.constants import ROOT, SPECIAL, TRASH
 from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Invalidator, Opened, SetAttr, Timeouts
+from jfs.meta.model.acl import ACL_NAMES
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.locks import UNLOCK, Range
 from jfs.meta.volume import Caller, Meta, StatFS
@@ -47,6 +48,7 @@ class Handlers:
         *,
         timeouts: Timeouts,
         xattrs: bool,
+        acls: bool = False,
         readdir_cache: bool = False,
         access_checked: bool = True,
     ) -> None:
@@ -444,7 +446,7 @@ class Handlers:
 
     async def getxattr(self, caller: Caller, ino: int, name: bytes, size: int) -> bytes:
         """The value; FsError(ENODATA) when there is none, ERANGE when it is longer than a *size* that is not 0."""
-        if ino >= SPECIAL or not self.xattrs or name.startswith(b"system.") or name in _SECURITY:
+        if ino >= SPECIAL or not self.xattrs or self._is_foreign(name):
             raise FsError(errno.ENODATA)
         value = await self.meta.getxattr(ino, name)
         if size and len(value) > size:
@@ -472,11 +474,15 @@ class Handlers:
             raise FsError(errno.ERANGE)
         if not name:
             raise FsError(errno.EINVAL)
-        if not self.xattrs or name in _SECURITY or name.startswith(b"system."):
+        if not self.xattrs or self._is_foreign(name):
             raise FsError(errno.ENOTSUP)
 
+    def _is_foreign(self, name: bytes) -> bool:
+        """Whether attributes of that name are not served."""
+        return name in _SECURITY or (name.startswith(b"system.") and not (self.acls and name in ACL_NAMES))
 
-# Names that need --enable-cap and --enable-selinux, or ACLs: none of them is served (format §5.3 xattr).
+
+# Names that need --enable-cap and --enable-selinux: none of them is served (format §5.3 xattr).
 _SECURITY: Final = frozenset((b"security.capability", b"security.selinux"))
 _KINDS: Final = {
     0o100000: constants.FILE,

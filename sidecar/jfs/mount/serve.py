@@ -20,7 +20,7 @@ from jfs.chunk.budget import Budget
 from jfs.chunk.compaction import SliceCopier
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
-from jfs.errors import FsError, ObjectNotFound, VolumeError
+from jfs.errors import ConfigError, FsError, ObjectNotFound, VolumeError
 from jfs.format.constants import CLIENT_VERSION, ROOT
 from jfs.format.setting import Setting
 from jfs.format.slices import Segment
@@ -34,7 +34,7 @@ from jfs.meta.volume.compaction import CopySlice
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.metrics import REGISTRY
 from jfs.mount import config_file, measuring
-from jfs.mount.config import MountConfig
+from jfs.mount.config import MountConfig, with_changes
 from jfs.mount.metrics_server import MetricsServer
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import open_volume
@@ -239,6 +239,12 @@ class Mount:
 
     def _handlers(self, meta: Meta, writer: Writer, reader: Reader) -> Host:
         config, setting = self._config, meta.setting
+        if setting.enable_acl:  # the kernel checks permissions by them, and asks for them as extended attributes
+            if config.fuse_host != "kernel":
+                raise ConfigError(
+                    f"volume {setting.name} has POSIX ACLs, which need --fuse-host kernel: leave option fuse-host out"
+                )
+            config = with_changes(config, enable_xattr=True, non_default_permission=False)
         access_log = AccessLog()
         allow_other = os.geteuid() == 0 if config.allow_other is None else config.allow_other
         volume: measuring.Volume | None = None

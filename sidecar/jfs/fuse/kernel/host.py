@@ -65,6 +65,9 @@ class KernelHost:
         }
         for opcode in protocol.LOCKING:
             self._table[opcode] = self._table[opcode]._replace(handler=self._noted(self._table[opcode].handler))
+        if handlers.acls:
+            for opcode in protocol.UMASK_AT:
+                self._table[opcode] = self._with_umask(opcode, self._table[opcode])
         if not handlers.xattrs:  # the kernel then never asks again, nor looks for capabilities at each write
             for opcode in (21, 22, 23, 24):
                 del self._table[opcode]
@@ -78,6 +81,18 @@ class KernelHost:
         self._ended: asyncio.Future[None] | None = None
         self._agreed: asyncio.Future[None] | None = None
         self.invalidator = _Notifier()
+
+    def _with_umask(self, opcode: int, prepared: _Prepared) -> _Prepared:
+        """The entry whose handler is told the caller's umask, which the kernel leaves to us: a default ACL takes its place."""
+        decode, handler = prepared.decode, prepared.handler
+
+        def decode_with_umask(node: int, view: protocol.Buffer, end: int) -> protocol.Arguments:
+            return *decode(node, view, end), protocol.umask(opcode, view)
+
+        def handle(caller: Caller, *args: Any) -> Any:
+            return handler(caller._replace(umask=args[-1]), *args[:-1])
+
+        return prepared._replace(decode=decode_with_umask, handler=handle)
 
     def _noted(self, handler: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """The handler, answered when the kernel knows what turned out to be changed: whoever gets a lock reads no old page."""
@@ -273,7 +288,9 @@ class KernelHost:
         assert self._agreed is not None
         try:
             body = self._view[protocol.HEADER : end]
-            reply, agreed = session.answer(unique, body, self._max_io, locks=self._handlers.locks)
+            reply, agreed = session.answer(
+                unique, body, self._max_io, locks=self._handlers.locks, acls=self._handlers.acls
+            )
         except MountError as error:
             self._reply_error(unique, errno.EPROTO)
             self._agreed.set_exception(error)

@@ -217,6 +217,16 @@ def _mkdir(node: int, view: Buffer, end: int) -> Arguments:
     return node, bytes(view[HEADER + 8 : end - 1]), mode
 
 
+# Where the requests that make something have the caller's umask, after the header.
+UMASK_AT: Final = {8: 8, 9: 4, 35: 8}
+
+
+def umask(opcode: int, view: Buffer) -> int:
+    """The umask in a request of `UMASK_AT`."""
+    mask: int = _U32.unpack_from(view, HEADER + UMASK_AT[opcode])[0]
+    return mask & 0o777
+
+
 def _symlink(node: int, view: Buffer, end: int) -> Arguments:
     name, target, *_ = bytes(view[HEADER:end]).split(b"\0")
     return node, name, target

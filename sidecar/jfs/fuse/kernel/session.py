@@ -19,6 +19,7 @@ _INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
 ASYNC_READ = 1 << 0
 POSIX_LOCKS = 1 << 1
 ATOMIC_O_TRUNC = 1 << 3
+DONT_MASK = 1 << 6
 BIG_WRITES = 1 << 5
 FLOCK_LOCKS = 1 << 10
 AUTO_INVAL_DATA = 1 << 12
@@ -26,6 +27,7 @@ DO_READDIRPLUS = 1 << 13
 READDIRPLUS_AUTO = 1 << 14
 ASYNC_DIO = 1 << 15
 PARALLEL_DIROPS = 1 << 18
+POSIX_ACL = 1 << 20
 MAX_PAGES = 1 << 22
 CACHE_SYMLINKS = 1 << 23
 WANTED: Final = (
@@ -54,12 +56,19 @@ class Agreed(NamedTuple):
     max_write: int
 
 
-def answer(unique: int, body: bytes | memoryview, max_write: int, *, locks: bool) -> tuple[bytes, Agreed]:
-    """The reply to INIT; with *locks* advisory locks are asked for. MountError when the kernel is older than 5.4 (protocol 7.31)."""
+def answer(
+    unique: int, body: bytes | memoryview, max_write: int, *, locks: bool, acls: bool = False
+) -> tuple[bytes, Agreed]:
+    """The reply to INIT; with *locks* advisory locks are asked for, with *acls* that the kernel checks ACLs and
+    leaves the umask to us. MountError when the kernel is older than 5.4 (protocol 7.31)."""
     major, minor, readahead, offered = _INIT_IN_OLD.unpack_from(body)
     if major != MAJOR or minor < OLDEST_MINOR:
         raise MountError(f"the kernel speaks FUSE {major}.{minor}; this host needs {MAJOR}.{OLDEST_MINOR} (Linux 5.4)")
     flags = (WANTED | (POSIX_LOCKS | FLOCK_LOCKS if locks else 0)) & offered
+    if acls:
+        if not offered & POSIX_ACL:
+            raise MountError("the volume has POSIX ACLs, which this kernel does not check for FUSE")
+        flags |= POSIX_ACL | DONT_MASK
     minor = min(minor, MINOR)
     if not flags & MAX_PAGES:
         max_write = min(max_write, 32 * PAGE)

@@ -5,10 +5,12 @@ from typing import Final, NamedTuple
 
 from jfs.errors import FsError
 from jfs.format.constants import DIRECTORY
+from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import WRITE, Caller, granted
+from jfs.meta.operations.acls import Acls, Numbered, number, rule_of
 from jfs.meta.operations.rules import SECOND
 from jfs.meta.store.base import Tx
 
@@ -26,30 +28,41 @@ class AttrChange(NamedTuple):
     flags: int | None = None
 
 
-async def setattr(tx: Tx, caller: Caller, ino: int, change: AttrChange, now: int) -> Attr:
-    """Apply *change*; the attributes afterwards. ctime moves only when something did change."""
+async def setattr(
+    tx: Tx, caller: Caller, ino: int, change: AttrChange, now: int, *, acls: Acls | None = None
+) -> tuple[Attr, Numbered | None]:
+    """Apply *change*; the attributes afterwards, and the access ACL when a chmod made another of it. ctime moves only when something
+    did change."""
     (node,) = await tx.get(NodeKey(ino))
     if node is None:
         raise FsError(errno.ENOENT)
     if common.in_trash(node):
         raise FsError(errno.EPERM)
-    attr = merged(caller, node, change, now)
+    rule = await rule_of(tx, acls, node.access_acl) if node.access_acl else None
+    attr = merged(caller, node, change, now, rule)
+    numbered: Numbered | None = None
     if attr != node:
+        if rule is not None and acls is not None and attr.mode & 0o777 != node.mode & 0o777:
+            numbered = await number(tx, acls, rule.with_mode(attr.mode))
+            attr = attr._replace(access_acl=numbered[0])
         attr = common.with_ctime(attr, now)
         tx.put(NodeKey(ino), attr)
-    return attr
+    return attr, numbered
 
 
-def merged(caller: Caller, node: Attr, change: AttrChange, now: int) -> Attr:
-    """*node* with *change*, by the rules of format §5.3 setattr; FsError(EPERM or EACCES) when the caller may not."""
+def merged(caller: Caller, node: Attr, change: AttrChange, now: int, rule: Rule | None = None) -> Attr:
+    """*node*, whose access ACL is *rule*, with *change*, by the rules of format §5.3 setattr; FsError(EPERM or EACCES) when the
+    caller may not."""
     attr = node
     mode = change.mode
     if change.uid is not None or change.gid is not None:
-        if mode is not None:
+        if mode is not None:  # the kernel sends one with a chown, without the bits it takes to be cleared
             mode |= node.kind_mode & 0o6000
-        elif node.kind != DIRECTORY and node.kind_mode & 0o6000:
+        if node.kind != DIRECTORY and node.kind_mode & 0o6000:
             both = caller.uid != 0 or node.kind_mode & 0o010
-            attr = attr.with_mode(attr.kind_mode & ~(0o6000 if both else 0o4000))
+            kept = ~(0o6000 if both else 0o4000)
+            attr = attr.with_mode(attr.kind_mode & kept)
+            mode = mode if mode is None else mode & kept
     if change.gid is not None and change.gid != node.gid:
         if caller.uid and (caller.uid != node.uid or change.gid not in (caller.gid, *caller.groups())):
             raise FsError(errno.EPERM)
@@ -66,7 +79,7 @@ def merged(caller: Caller, node: Attr, change: AttrChange, now: int) -> Attr:
             if caller.uid and caller.uid != node.uid and (node.mode & ~mode) & ~0o6000 | mode & ~node.mode:
                 raise FsError(errno.EPERM)
             attr = attr.with_mode(mode)
-    attr = _with_times(caller, node, attr, change, now)
+    attr = _with_times(caller, node, attr, change, now, rule)
     if change.flags is not None and change.flags != node.flags:
         if caller.uid:
             raise FsError(errno.EPERM)
@@ -74,7 +87,7 @@ def merged(caller: Caller, node: Attr, change: AttrChange, now: int) -> Attr:
     return attr
 
 
-def _with_times(caller: Caller, node: Attr, attr: Attr, change: AttrChange, now: int) -> Attr:
+def _with_times(caller: Caller, node: Attr, attr: Attr, change: AttrChange, now: int, rule: Rule | None) -> Attr:
     for wanted, is_atime in ((change.atime, True), (change.mtime, False)):
         if wanted is None:
             continue
@@ -84,7 +97,7 @@ def _with_times(caller: Caller, node: Attr, attr: Attr, change: AttrChange, now:
             continue
         if explicit and caller.uid and node.uid == 0:
             raise FsError(errno.EPERM)
-        if caller.uid and caller.uid != node.uid and not granted(caller, node) & WRITE:
+        if caller.uid and caller.uid != node.uid and not granted(caller, node, rule) & WRITE:
             raise FsError(errno.EACCES)
         seconds, nanoseconds = divmod(wanted if explicit else now, SECOND)
         names = ("atime", "atimensec") if is_atime else ("mtime", "mtimensec")

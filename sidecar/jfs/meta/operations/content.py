@@ -13,7 +13,8 @@ from jfs.format.slices import Slice, unpack
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import ChunkKey, DeletedFileKey, DirStat, NodeKey, SliceRefKey
 from jfs.meta.operations import rules as common
-from jfs.meta.operations.access import WRITE, Caller, check_access
+from jfs.meta.operations.access import WRITE, Caller
+from jfs.meta.operations.acls import permit
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
 
@@ -73,7 +74,7 @@ async def truncate(
     if node.flags & (IMMUTABLE | APPEND) or (common.in_trash(node) and not opened):
         raise FsError(errno.EPERM)
     if not opened and rules.check_access:
-        check_access(caller, node, WRITE)
+        await permit(tx, rules.acls, caller, node, WRITE)
     if node.length == length:
         return Written(node, node, 0)
     grown = align4k(length) - align4k(node.length)

@@ -9,6 +9,7 @@ from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import DirStat, DirStatKey, EdgeKey, NodeKey, ParentKey, SymlinkKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller
+from jfs.meta.operations.acls import Numbered, mode_for, number, rule_of
 from jfs.meta.operations.rules import Rules, check_directory, check_name
 from jfs.meta.store.base import Tx
 
@@ -24,12 +25,13 @@ class New(NamedTuple):
 
 
 class Made(NamedTuple):
-    """The entry's inode and attributes, the parent's after the change, and whether it was made now."""
+    """The entry's inode and attributes, the parent's after the change, whether it was made now, and the access ACL it got."""
 
     ino: int
     attr: Attr
     parent: Attr
     created: bool
+    acl: Numbered | None = None
 
 
 def check_new(parent: int, name: bytes, kind: int, target: bytes = b"") -> None:
@@ -51,7 +53,7 @@ async def make(
     """Make an entry and its inode. With *open_existing* a file that is there already is the answer instead of EEXIST.
     Call `check_new` before."""
     found, entry = await tx.get(NodeKey(parent), EdgeKey(parent, name))
-    directory = check_directory(caller, rules, found)
+    directory = await check_directory(tx, caller, rules, found)
     if entry is not None:
         if not open_existing or entry.kind != FILE:
             raise FsError(errno.EEXIST)
@@ -61,7 +63,18 @@ async def make(
         raise FsError(errno.EPERM)
     space = align4k(0)
     common.check_space(rules, space, 1)
-    attr = _inherited(caller, directory, new, now, parent)
+    default = None
+    if directory.default_acl and new.kind != SYMLINK:
+        default = await rule_of(tx, rules.acls, directory.default_acl)
+    mode, rule = mode_for(new.mode & 0o7777, caller.umask, default)
+    attr = _inherited(caller, directory, new._replace(mode=mode), now, parent)
+    acl: Numbered | None = None
+    if default is not None and rules.acls is not None:
+        if rule is not None:
+            acl = await number(tx, rules.acls, rule)
+            attr = attr._replace(access_acl=acl[0])
+        if new.kind == DIRECTORY:
+            attr = attr._replace(default_acl=directory.default_acl)
     tx.put(NodeKey(new.ino), attr)
     tx.put(EdgeKey(parent, name), Entry(new.kind, new.ino))
     if new.kind == SYMLINK:
@@ -73,12 +86,12 @@ async def make(
     directory = common.touch(tx, parent, directory, now, rules, links=links)
     common.count(tx, rules, parent, common.usage(attr))
     common.count_volume(tx, space, 1)
-    return Made(new.ino, attr, directory, True)
+    return Made(new.ino, attr, directory, True, acl)
 
 
 def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int) -> Attr:
-    """Attributes of a new inode: umask, group and sgid, skip-trash and tier of its directory."""
-    mode = new.mode & 0o7777 & ~caller.umask
+    """Attributes of a new inode with the mode that umask or default ACL left: group and sgid, skip-trash and tier of its directory."""
+    mode = new.mode
     gid = caller.gid
     if new.kind == SYMLINK:
         mode = 0o777
@@ -125,7 +138,7 @@ class Linked(NamedTuple):
 async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name: bytes, now: int) -> Linked:
     """Give file *ino* another entry. Call `check_link` before."""
     found, entry, node = await tx.get(NodeKey(parent), EdgeKey(parent, name), NodeKey(ino))
-    directory = check_directory(caller, rules, found)
+    directory = await check_directory(tx, caller, rules, found)
     if directory.flags & IMMUTABLE:
         raise FsError(errno.EPERM)
     if node is None:

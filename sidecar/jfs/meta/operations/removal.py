@@ -171,7 +171,7 @@ async def unlink(
     node = guess
     if entry.ino != hint:
         (node,) = await tx.get(NodeKey(entry.ino))
-    directory = check_directory(caller, rules, found, in_trash_ok=True)
+    directory = await check_directory(tx, caller, rules, found, in_trash_ok=True)
     check_removable(directory)
     if node is not None:
         check_removable(node)
@@ -191,7 +191,7 @@ async def rmdir(tx: Tx, caller: Caller, rules: Rules, parent: int, name: bytes, 
     node = guess
     if entry.ino != hint:
         (node,) = await tx.get(NodeKey(entry.ino))
-    directory = check_directory(caller, rules, found, in_trash_ok=True)
+    directory = await check_directory(tx, caller, rules, found, in_trash_ok=True)
     check_removable(directory)
     if not await tx.is_empty(entry.ino):
         raise FsError(errno.ENOTEMPTY)
@@ -227,7 +227,7 @@ async def unlink_many(
     edges = [EdgeKey(parent, name) for name, _ in entries]
     (found,), present = await tx.get(NodeKey(parent)), await tx.get(*edges)
     nodes = await tx.get(*(NodeKey(entry.ino) for entry in present if entry is not None))
-    directory = check_directory(caller, rules, found, in_trash_ok=True)
+    directory = await check_directory(tx, caller, rules, found, in_trash_ok=True)
     check_removable(directory)
     dropped: list[Dropped] = []
     later: list[tuple[bytes, int]] = []

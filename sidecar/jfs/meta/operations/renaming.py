@@ -103,8 +103,8 @@ async def rename(
         node, other_node = await tx.get(NodeKey(entry.ino), NodeKey(other.ino if other else entry.ino))
     if node is None or (other is not None and other_node is None):
         raise FsError(errno.ENOENT)
-    src_dir = check_directory(caller, rules, src_found, in_trash_ok=True)
-    dst_dir = check_directory(caller, rules, dst_found, in_trash_ok=bool(flags & RESTORE))
+    src_dir = await check_directory(tx, caller, rules, src_found, in_trash_ok=True)
+    dst_dir = await check_directory(tx, caller, rules, dst_found, in_trash_ok=bool(flags & RESTORE))
     if entry.ino in (dst, dst_dir.parent):
         raise FsError(errno.EPERM)
     if entry.kind == DIRECTORY and not same:

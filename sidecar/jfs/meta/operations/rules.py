@@ -11,7 +11,8 @@ from jfs.format import constants
 from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, MAX_NAME, ROOT, TRASH, TRASH_NAME, align4k
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, NodeKey
-from jfs.meta.operations.access import EXECUTE, WRITE, Caller, check_access
+from jfs.meta.operations.access import EXECUTE, WRITE, Caller
+from jfs.meta.operations.acls import Acls, permit
 from jfs.meta.store.base import Tx
 
 SECOND: Final = 1_000_000_000
@@ -21,7 +22,7 @@ TOTAL_INODES: Final = CounterKey("totalInodes")
 
 class Rules(NamedTuple):
     """*skip_dir_mtime* in nanoseconds; *trash* is the inode of the current hour directory, 0 when removing is for good;
-    *sid* the own session; *space_left* (bytes) and *inodes_left* are None without a limit."""
+    *sid* the own session; *space_left* (bytes) and *inodes_left* are None without a limit; *acls* is None on volumes without."""
 
     dir_stats: bool = True
     skip_dir_mtime: int = 100_000_000
@@ -30,6 +31,7 @@ class Rules(NamedTuple):
     sid: int = 0
     space_left: int | None = None
     inodes_left: int | None = None
+    acls: Acls | None = None
 
 
 def clock(seconds: int, nanoseconds: int) -> int:
@@ -73,7 +75,9 @@ def is_trash_entry(parent: int, name: bytes) -> bool:
     return parent == ROOT and name == TRASH_NAME
 
 
-def check_directory(caller: Caller, rules: Rules, attr: Attr | None, *, in_trash_ok: bool = False) -> Attr:
+async def check_directory(
+    tx: Tx, caller: Caller, rules: Rules, attr: Attr | None, *, in_trash_ok: bool = False
+) -> Attr:
     """The attributes of a directory that is about to change, checked in the order of format §5.3: ENOENT, ENOTDIR, in trash
     ENOENT, W|X access."""
     if attr is None:
@@ -83,7 +87,7 @@ def check_directory(caller: Caller, rules: Rules, attr: Attr | None, *, in_trash
     if not in_trash_ok and in_trash(attr):
         raise FsError(errno.ENOENT)
     if rules.check_access:
-        check_access(caller, attr, WRITE | EXECUTE)
+        await permit(tx, rules.acls, caller, attr, WRITE | EXECUTE)
     return attr
 
 

@@ -1,19 +1,22 @@
-"""Extended attributes (format §5.3 xattr), their checks in the order given there. Pure."""
+"""Extended attributes (format §5.3 xattr), their checks in the order given there, and ACLs, which are set as such. Pure."""
 
 import errno
 from typing import Final
 
 from jfs.errors import FsError
+from jfs.format.constants import DIRECTORY, IMMUTABLE
+from jfs.meta.model.acl import ACCESS, ACL_NAMES, Rule
+from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey, XattrKey
 from jfs.meta.operations import rules as common
+from jfs.meta.operations.access import Caller
+from jfs.meta.operations.acls import Acls, Numbered, number
 from jfs.meta.store.base import Tx
 
 CREATE: Final = 1
 REPLACE: Final = 2
 MAX_VALUE: Final = 65536
 MAX_NAME: Final = 255
-# Kept in their own records and only on volumes with ACLs, which this client refuses (format §3.10).
-ACL_NAMES: Final = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
 
 
 def check_set(name: bytes, value: bytes, flags: int) -> None:
@@ -22,7 +25,7 @@ def check_set(name: bytes, value: bytes, flags: int) -> None:
         raise FsError(errno.ERANGE)
     if not name:
         raise FsError(errno.EINVAL)
-    if name in ACL_NAMES:
+    if name in ACL_NAMES:  # no attributes but records of their own (format §3.10): `set_acl`
         raise FsError(errno.ENOTSUP)
     if flags not in (0, CREATE, REPLACE):
         raise FsError(errno.EINVAL)
@@ -55,3 +58,34 @@ async def remove_xattr(tx: Tx, ino: int, name: bytes) -> None:
     if present is None:
         raise FsError(errno.ENODATA)
     tx.delete(key)
+
+
+async def set_acl(
+    tx: Tx, acls: Acls, caller: Caller, ino: int, name: bytes, rule: Rule, now: int
+) -> tuple[Attr, Numbered | None]:
+    """Make *rule* the access or default ACL (by the attribute's *name*) of an inode; an empty rule removes it, and a minimal access
+    rule becomes the mode alone. The attributes afterwards, and the rule when the inode refers to it."""
+    (node,) = await tx.get(NodeKey(ino))
+    if node is None:
+        raise FsError(errno.ENOENT)
+    if common.in_trash(node) or caller.uid not in (0, node.uid) or node.flags & IMMUTABLE:
+        raise FsError(errno.EPERM)
+    is_access = name == ACCESS
+    if not is_access and node.kind != DIRECTORY and not rule.is_empty:
+        raise FsError(errno.EACCES)
+    attr = node
+    if caller.uid and node.gid not in caller.groups():
+        attr = attr.with_mode(attr.mode & 0o5777)
+    numbered: Numbered | None = None
+    if not rule.is_empty and not (is_access and rule.is_minimal):
+        numbered = await number(tx, acls, rule.completed(attr.mode))
+    if is_access:
+        if not rule.is_empty:
+            attr = attr.with_mode(attr.mode & 0o7000 | rule.completed(attr.mode).mode)
+        attr = attr._replace(access_acl=numbered[0] if numbered else 0)
+    else:
+        attr = attr._replace(default_acl=numbered[0] if numbered else 0)
+    if attr != node:
+        attr = common.with_ctime(attr, now)
+        tx.put(NodeKey(ino), attr)
+    return attr, numbered

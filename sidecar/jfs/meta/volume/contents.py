@@ -29,7 +29,7 @@ class Contents(Entries):
             raise FsError(errno.ENOENT)
         if attr.kind == DIRECTORY:
             raise FsError(errno.EISDIR)
-        self._check_open(caller, attr, flags)
+        self._check_open(caller, attr, flags, await self._acl(attr.access_acl) if attr.access_acl else None)
         self._learn(ino, attr, started)
         file = self._opened.open(ino, attr)
         # -1: nobody had it open when the read began. A handle opened meanwhile may already have written, so its list is not kept.

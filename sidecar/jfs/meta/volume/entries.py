@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from jfs.errors import FsError
 from jfs.format import constants
 from jfs.format.constants import DIRECTORY, FILE, SYMLINK, TRASH
+from jfs.meta.model.acl import ACL_NAMES, Rule, from_xattr
 from jfs.meta.model.attr import Attr
 from jfs.meta.operations import create as making
 from jfs.meta.operations import removal, renaming, xattrs
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import READ, WRITE, Caller, check_access
+from jfs.meta.operations.acls import Numbered
 from jfs.meta.operations.attributes import AttrChange, setattr
 from jfs.meta.operations.create import Linked, Made, New
 from jfs.meta.operations.removal import Dropped, Removed
@@ -72,6 +74,7 @@ class Entries(Reads):
             return await making.make(tx, caller, rules, parent, name, new, now, open_existing=open_existing)
 
         made = await self.store.run(operation, near=(parent,))
+        self._learn_acl(made.acl)
         self._cache.set_attr(parent, made.parent)
         self._cache.set_attr(made.ino, made.attr)
         self._cache.set_entry(parent, name, made.ino, kind)
@@ -246,12 +249,13 @@ class Entries(Reads):
         self._check_writable()
         if ino >= TRASH:
             raise FsError(errno.EPERM)
-        now = self._clock()
+        now, acls = self._clock(), self._acls
 
-        async def operation(tx: Tx) -> Attr:
-            return await setattr(tx, caller, ino, change, now)
+        async def operation(tx: Tx) -> tuple[Attr, Numbered | None]:
+            return await setattr(tx, caller, ino, change, now, acls=acls)
 
-        attr = await self.store.run(operation, near=(ino,))
+        attr, acl = await self.store.run(operation, near=(ino,))
+        self._learn_acl(acl)
         self._cache.set_attr(ino, attr)
         self._opened.changed(ino, attr, attr, None)
         return attr
@@ -259,6 +263,9 @@ class Entries(Reads):
     async def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute. FsError: ERANGE, EINVAL, ENOTSUP, EEXIST, ENODATA, ENOENT, EPERM, EROFS."""
         ino = self._real(ino)
+        if name in ACL_NAMES and self._acls is not None:
+            await self._set_acl(caller, ino, name, from_xattr(value))
+            return
         xattrs.check_set(name, value, flags)
         self._check_writable()
 
@@ -270,12 +277,29 @@ class Entries(Reads):
     async def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
         """Remove an extended attribute. FsError: ENODATA, EINVAL, EPERM, EROFS."""
         ino = self._real(ino)
+        if name in ACL_NAMES and self._acls is not None:
+            await self._set_acl(caller, ino, name, Rule())
+            return
         self._check_writable()
 
         async def operation(tx: Tx) -> None:
             await xattrs.remove_xattr(tx, ino, name)
 
         await self.store.run(operation, near=(ino,))
+
+    async def _set_acl(self, caller: Caller, ino: int, name: bytes, rule: Rule) -> None:
+        self._check_writable()
+        acls = self._acls
+        assert acls is not None
+        now = self._clock()
+
+        async def operation(tx: Tx) -> tuple[Attr, Numbered | None]:
+            return await xattrs.set_acl(tx, acls, caller, ino, name, rule, now)
+
+        attr, acl = await self.store.run(operation, near=(ino,))
+        self._learn_acl(acl)
+        self._cache.set_attr(ino, attr)
+        self._opened.changed(ino, attr, attr, None)
 
     # -- opening --------------------------------------------------------------------------------------------------
 
@@ -284,17 +308,17 @@ class Entries(Reads):
         Errors as `mknod` and `open`; O_TRUNC of an existing file is the caller's."""
         made = await self._make(caller, parent, name, FILE, mode, open_existing=not flags & os.O_EXCL)
         if not made.created:
-            self._check_open(caller, made.attr, flags)
+            self._check_open(caller, made.attr, flags, await self._acl(made.attr.access_acl))
         self._opened.open(made.ino, made.attr)
         return made.ino, made.attr, made.created
 
-    def _check_open(self, caller: Caller, attr: Attr, flags: int) -> None:
+    def _check_open(self, caller: Caller, attr: Attr, flags: int, rule: Rule | None = None) -> None:
         """FsError(EACCES, EPERM, EROFS, EISDIR) when a file of *attr* may not be opened with *flags* (format §5.3 open)."""
         reads, writes = OPEN_MODES[flags & os.O_ACCMODE]
         if writes and self.options.read_only:
             raise FsError(errno.EROFS)
         if self.options.check_access:
-            check_access(caller, attr, (READ if reads else 0) | (WRITE if writes else 0))
+            check_access(caller, attr, (READ if reads else 0) | (WRITE if writes else 0), rule)
         if writes and (common.in_trash(attr) or attr.flags & constants.IMMUTABLE):
             raise FsError(errno.EPERM)
         if attr.flags & constants.APPEND and writes and (not flags & os.O_APPEND or flags & os.O_TRUNC):

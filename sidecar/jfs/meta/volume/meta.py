@@ -15,7 +15,6 @@ from jfs.format.constants import DIRECTORY, ROOT
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
 from jfs.meta.volume.compaction import Compaction, CopySlice, compact_tree
-from jfs.meta.volume.contents import Contents
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
 from jfs.meta.volume.options import MetaOptions, SessionInfo
@@ -56,6 +55,7 @@ class Meta(Contents):
         meta._delete_objects = delete_objects
         meta._copy_slice = copy_slice
         try:
+            await meta._load_acls()
             await meta._find_root()
         except BaseException:
             await meta._stop_ids()

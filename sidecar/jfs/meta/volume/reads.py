@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 from jfs.errors import FsError, StoreError
 from jfs.format.constants import DIRECTORY, FILE, MAX_NAME, ROOT, SYMLINK, TRASH, TRASH_NAME
 from jfs.format.slices import Slice, unpack
+from jfs.meta.model.acl import ACCESS, ACL_NAMES, DEFAULT, to_xattr
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import ChunkKey, NodeKey, SymlinkKey, XattrKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import EXECUTE, READ, Caller, check_access
 from jfs.meta.operations.attributes import touch_atime, wants_atime
-from jfs.meta.operations.xattrs import ACL_NAMES
 from jfs.meta.store.base import DirectoryPage, Tx
 from jfs.meta.volume.cache import MISSING
 from jfs.meta.volume.compaction import PIECES
@@ -32,7 +32,7 @@ class Reads(MountState):
         """Inode and attributes of an entry. FsError: ENOENT, ENOTDIR, ENAMETOOLONG, EACCES."""
         parent = self._real(parent)
         if self.options.check_access:
-            check_access(caller, await self._directory(parent), EXECUTE)
+            await self._permit(caller, await self._directory(parent), EXECUTE)
         if name in (b".", b".."):
             return await self._dot(parent, name)
         if parent == ROOT and name == TRASH_NAME and self._setting.trash_days and self.root == ROOT:
@@ -120,7 +120,10 @@ class Reads(MountState):
 
     async def access(self, caller: Caller, ino: int, mask: int) -> None:
         """FsError(EACCES) unless the caller has all bits of *mask* (4 read, 2 write, 1 execute)."""
-        check_access(caller, await self.getattr(ino), mask)
+        await self._permit(caller, await self.getattr(ino), mask)
+
+    async def _permit(self, caller: Caller, attr: Attr, mask: int) -> None:
+        check_access(caller, attr, mask, await self._acl(attr.access_acl) if attr.access_acl else None)
 
     async def list_directory(self, caller: Caller, ino: int, *, plus: bool) -> AsyncIterator[DirectoryPage]:
         """The stored entries in pages, without `.`, `..` and virtual names; attributes when *plus* and the caller may search.
@@ -128,10 +131,10 @@ class Reads(MountState):
         ino = self._real(ino)
         attr = await self._directory(ino)
         if self.options.check_access:
-            check_access(caller, attr, READ)
+            await self._permit(caller, attr, READ)
             if plus:
                 try:
-                    check_access(caller, attr, EXECUTE)
+                    await self._permit(caller, attr, EXECUTE)
                 except FsError:
                     plus = False
         await self._read_at(ino, attr)
@@ -186,7 +189,11 @@ class Reads(MountState):
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         """Value of an extended attribute. FsError: ENODATA."""
         if name in ACL_NAMES:
-            raise FsError(errno.ENODATA)
+            attr = await self.getattr(ino)
+            rule = await self._acl(attr.access_acl if name == ACCESS else attr.default_acl)
+            if rule is None:
+                raise FsError(errno.ENODATA)
+            return to_xattr(rule)
         (value,) = await self.store.get(XattrKey(self._real(ino), name))
         if value is None:
             raise FsError(errno.ENODATA)
@@ -198,7 +205,11 @@ class Reads(MountState):
         async def names(tx: Tx) -> list[bytes]:
             return await tx.xattr_names(self._real(ino))
 
-        return await self.store.run(names)
+        found = await self.store.run(names)
+        if self._acls is not None:
+            attr = await self.getattr(ino)
+            found += [name for name, id in ((ACCESS, attr.access_acl), (DEFAULT, attr.default_acl)) if id]
+        return found
 
     async def statfs(self) -> StatFS:
         """Room of the volume; the counters as last known when they are not answered within 150 ms."""

@@ -12,12 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from jfs.errors import FsError, StoreError
+from jfs.errors import FsError, StoreError, VolumeError
 from jfs.format.constants import INODE_BATCH, ROOT, SLICE_BATCH, TRASH
 from jfs.format.setting import Setting
+from jfs.meta.model.acl import AclKey, Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import DirStat, DirStatKey, NodeKey
 from jfs.meta.operations import rules as common
+from jfs.meta.operations.acls import Acls, Numbered, missing
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume.cache import NodeCache
@@ -73,6 +75,7 @@ class MountState:
         self._slice_ids = IdBatch(store, "nextChunk", SLICE_BATCH)
         self._hour = (b"", 0)  # name and inode of the trash's last hour directory
         self._stats_known: set[int] = set()
+        self._acls = Acls() if setting.enable_acl else None
         self._rules_made = self._make_rules()
 
     @property
@@ -88,6 +91,7 @@ class MountState:
             skip_dir_mtime=int(self.options.skip_dir_mtime * common.SECOND),
             check_access=self.options.check_access,
             sid=self.sid,
+            acls=self._acls,
         )
 
     def _rules(self) -> Rules:
@@ -99,7 +103,9 @@ class MountState:
         return self._rules_made
 
     def _adopt(self, setting: Setting) -> None:
-        """Go on with a reloaded setting."""
+        """Go on with a reloaded setting. VolumeError when it turned on what only a new mount can do."""
+        if setting.enable_acl and self._acls is None:
+            raise VolumeError(f"POSIX ACLs were turned on for volume {setting.name}: mount it again")
         self._setting = setting
         self._rules_made = self._make_rules()
 
@@ -145,6 +151,32 @@ class MountState:
             log.warning("attributes of directory %d were not answered, defaults are shown: %s", ino, error)
             attr = None
         return attr if attr is not None else common.default_attr(ino)
+
+    # -- ACLs -----------------------------------------------------------------------------------------------------
+
+    async def _load_acls(self) -> None:
+        """Learn the rules that there are, so that equal ones are not stored again."""
+        if self._acls is not None:
+            async for key, rule in self.store.scan(AclKey):
+                if isinstance(rule, Rule):
+                    self._acls.learn(key.id, rule)
+
+    async def _acl(self, id: int) -> Rule | None:
+        """The rule with number *id*; None for 0. CorruptRecord when it is missing."""
+        if not id or self._acls is None:
+            return None
+        rule = self._acls.rule(id)
+        if rule is None:
+            (rule,) = await self.store.get(AclKey(id))
+            if rule is None:
+                raise missing(id)
+            self._acls.learn(id, rule)
+        return rule
+
+    def _learn_acl(self, numbered: Numbered | None) -> None:
+        """An own commit made or used a rule."""
+        if numbered is not None and self._acls is not None:
+            self._acls.learn(*numbered)
 
     # -- usage of directories -------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from jfs.errors import CorruptRecord
 from jfs.meta.engines.redis import layout, scans
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.model.acl import AclKey
 from jfs.meta.model.keys import (
     ChunkKey,
     DetachedKey,
@@ -144,6 +145,14 @@ async def _detached(link: Link) -> AsyncIterator[Found]:
         yield DetachedKey(int(member)), layout.score(since)
 
 
+async def _acls(link: Link) -> AsyncIterator[Found]:
+    seen: set[bytes] = set()
+    async for field, value in scans.hash_items(link, layout.ACLS):
+        if field.isdigit() and field not in seen:
+            seen.add(field)
+            yield _decoded(AclKey(int(field)), value)
+
+
 SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
     NodeKey: lambda link: _strings(link, rb"i\d+", NodeKey),
     EdgeKey: _edges,
@@ -155,4 +164,5 @@ SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
     DirStatKey: _dir_stats,
     SustainedKey: _sustained,
     DetachedKey: _detached,
+    AclKey: _acls,
 }

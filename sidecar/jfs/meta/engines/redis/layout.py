@@ -10,6 +10,7 @@ from typing import Any, Final
 from jfs.errors import CorruptRecord
 from jfs.meta.engines.redis import locks
 from jfs.meta.engines.redis.connection import Command
+from jfs.meta.model.acl import AclKey, Rule, unpack_rule
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
 from jfs.meta.model.keys import (
     ChunkKey,
@@ -40,6 +41,7 @@ DIR_LENGTH: Final = b"dirDataLength"
 DIR_SPACE: Final = b"dirUsedSpace"
 DIR_INODES: Final = b"dirUsedInodes"
 DIRECTORY_QUOTAS: Final = b"dirQuota"
+ACLS: Final = b"acl"
 
 _RECORD: Final = 24  # bytes of a slice record
 _PUSH_AT_ONCE: Final = 1000  # elements of one RPUSH: a script can pass only some thousand arguments on
@@ -107,6 +109,7 @@ READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
     "delfile": lambda key: ((b"ZSCORE", DELETED_FILES, b"%d:%d" % key[:2]),),
     "delayed": lambda key: ((b"HGET", DELAYED, b"%d_%d" % key[:2]),),
     "detached": lambda key: ((b"ZSCORE", DETACHED, key.ino),),
+    "acl": lambda key: ((b"HGET", ACLS, key.id),),
 }
 
 
@@ -158,6 +161,7 @@ DECODING: Final[dict[str, Callable[[Any, Sequence[Any]], Any]]] = {
     "delfile": lambda key, replies: score(replies[0]),
     "delayed": lambda key, replies: replies[0],
     "detached": lambda key, replies: score(replies[0]),
+    "acl": lambda key, replies: None if replies[0] is None else unpack_rule(replies[0]),
 }
 
 
@@ -203,6 +207,10 @@ def _put_delayed(key: DelayedKey, records: bytes) -> list[Command]:
     return [(b"HSET", DELAYED, b"%d_%d" % key[:2], records)]
 
 
+def _put_acl(key: AclKey, rule: Rule) -> list[Command]:
+    return [(b"HSET", ACLS, key.id, rule.pack())]
+
+
 PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
     **locks.PUTTING,
     "setting": lambda key, record: [(b"SET", SETTING, record)],
@@ -220,6 +228,7 @@ PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
     "delfile": lambda key, record: [(b"ZADD", DELETED_FILES, record, b"%d:%d" % key[:2])],
     "delayed": _put_delayed,
     "detached": lambda key, record: [(b"ZADD", DETACHED, record, key.ino)],
+    "acl": _put_acl,
 }
 
 DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
@@ -239,6 +248,7 @@ DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
     "delfile": lambda key: [(b"ZREM", DELETED_FILES, b"%d:%d" % key[:2])],
     "delayed": lambda key: [(b"HDEL", DELAYED, b"%d_%d" % key[:2])],
     "detached": lambda key: [(b"ZREM", DETACHED, key.ino)],
+    "acl": lambda key: [(b"HDEL", ACLS, key.id)],
 }
 
 

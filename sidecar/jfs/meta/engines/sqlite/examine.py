@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.engines.sqlite.acls import COLUMNS as ACL_COLUMNS
+from jfs.meta.engines.sqlite.acls import from_columns
 from jfs.meta.engines.sqlite.database import SqliteDatabase
 from jfs.meta.engines.sqlite.rows import from_row
+from jfs.meta.model.acl import AclKey
 from jfs.meta.model.attr import Entry
 from jfs.meta.model.keys import (
     ChunkKey,
@@ -43,6 +46,7 @@ _TABLES: Final[dict[type, tuple[str, str, Callable[[tuple[Any, ...]], Found]]]] 
     ),
     SustainedKey: ("sustained", "n.sid,n.inode", lambda row: (SustainedKey(row[0], row[1]), True)),
     DetachedKey: ("detached_node", "n.inode,n.added", lambda row: (DetachedKey(row[0]), row[1])),
+    AclKey: ("acl", f"n.id,{ACL_COLUMNS}", lambda row: (AclKey(row[0]), from_columns(row[1:]))),
     NodeKey: ("node", "", lambda row: (NodeKey(row[0]), from_row(row[1:]))),
     ChunkKey: ("chunk", "n.inode,n.indx,CAST(n.slices AS BLOB)", lambda row: _chunk(row)),
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.engines.sqlite.acls import AclRecords
 from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.engines.sqlite.rows import COLUMNS, from_row, to_row
 from jfs.meta.model.attr import Attr, Entry
@@ -34,6 +35,7 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 
+_ACL_NUMBERS: Final = "aclMaxId"  # no row: the rules themselves say it
 UNKNOWN: Final = object()  # "whether the record exists is not known", where a read record or None would say it
 
 
@@ -71,8 +73,10 @@ class Records:
             "WHERE inode=?"
         )
         locks = LockRecords(connection, prefix)
+        self._acls = AclRecords(connection, prefix)
         self.readers: dict[str, Callable[[Any], Any]] = {
             **locks.readers,
+            **self._acls.readers,
             "setting": self.read_setting,
             "node": self.read_node,
             "edge": self.read_edge,
@@ -91,6 +95,7 @@ class Records:
         }
         self.writers: dict[str, Callable[[Any, Any, Any], None]] = {
             **locks.writers,
+            **self._acls.writers,
             "setting": self.write_setting,
             "node": self.write_node,
             "edge": self.write_edge,
@@ -151,6 +156,8 @@ class Records:
         return slices
 
     def read_counter(self, key: CounterKey) -> int | None:
+        if key.name == _ACL_NUMBERS:
+            return self._acls.last()
         value: int | None = self._value(f"SELECT value FROM {self._p}counter WHERE name=?", (key.name,))
         return value
 
@@ -267,6 +274,8 @@ class Records:
             )
 
     def write_counter(self, key: CounterKey, record: int | None, known: Any) -> None:
+        if key.name == _ACL_NUMBERS:
+            return
         if record is None:
             self._execute(f"DELETE FROM {self._p}counter WHERE name=?", (key.name,))
         else:

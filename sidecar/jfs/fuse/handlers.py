@@ -56,6 +56,7 @@ class Handlers:
         self.log = log
         self.timeouts = timeouts
         self.xattrs = xattrs
+        self.acls = acls  # whether inodes may have POSIX ACLs, set and shown as extended attributes
         self.locks = not meta.options.read_only  # they are records of a session, which a read-only mount has not
         self.files = Files(writer, reader)
         self.directories = Directories(lambda: self.files.new_number(read_only=True))

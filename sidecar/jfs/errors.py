@@ -67,5 +67,9 @@ class ObjectUnavailable(ObjectError):
     """The storage cannot be reached, refused the request, or kept failing after all tries."""
 
 
+class StorageFull(ObjectUnavailable):
+    """The storage has no room for another object: trying for long does not make any."""
+
+
 class ObjectForbidden(ObjectUnavailable):
     """The storage answered, and refused the credentials or the access to the bucket."""

@@ -11,7 +11,7 @@ from data_fakes import FakeMeta, FaultyStorage
 from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
 from jfs.chunk.budget import Budget
 from jfs.chunk.writer import Writer
-from jfs.errors import FsError, ObjectUnavailable, StoreUnavailable
+from jfs.errors import FsError, ObjectUnavailable, StorageFull, StoreUnavailable
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Slice
 
@@ -286,3 +286,20 @@ async def test_flush_all_raises_what_a_file_lost() -> None:
         with pytest.raises(FsError) as caught:
             await rig.writer.flush_all()
         assert caught.value.errno == errno.ENOSPC
+
+
+async def test_full_storage_is_enospc_after_a_few_tries() -> None:
+    async with rigged(retries=10) as rig:
+
+        def full(method: str, key: str, count: int) -> None:
+            if method == "PUT":
+                raise StorageFull("no space")
+
+        rig.storage.before = full
+        w = rig.writer.open(3)
+        await w.write(0, b"hello")
+        with pytest.raises(FsError) as caught:
+            await w.close()
+        assert caught.value.errno == errno.ENOSPC
+        assert [method for method, _ in rig.storage.requests].count("PUT") == 3
+        assert rig.meta.commits == []

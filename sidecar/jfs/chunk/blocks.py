@@ -17,10 +17,11 @@ from typing import Final
 
 from jfs.chunk.compression import codec
 from jfs.chunk.naming import block_key, block_length, slice_keys
-from jfs.errors import ObjectError, ObjectNotFound, ObjectUnavailable
+from jfs.errors import ObjectError, ObjectNotFound, ObjectUnavailable, StorageFull
 from jfs.object.base import Data, ObjectStorage
 
 log = logging.getLogger(__name__)
+_TRIES_WHEN_FULL: Final = 3  # a few seconds, in which a deletion may make room; then the writer is told
 _THREAD_FROM: Final = 64 << 10  # bytes; compressing less takes less time than a hop to a thread
 
 # Called after each request: method (GET, PUT, DELETE), seconds, object bytes, whether it succeeded.
@@ -191,9 +192,12 @@ class BlockStore:
         """Wait before the next try, or raise when there is none left."""
         if isinstance(error, TimeoutError):
             error = ObjectUnavailable(f"no answer within {timeout:g} s from {self.storage.describe()} for {key}")
-        if tried > self.limits.io_retries:
+        tries = self.limits.io_retries + 1
+        if isinstance(error, StorageFull):
+            tries = min(tries, _TRIES_WHEN_FULL)
+        if tried >= tries:
             raise error
-        log.warning("Try %d of %d to %s %s failed: %s", tried, self.limits.io_retries + 1, action, key, error)
+        log.warning("Try %d of %d to %s %s failed: %s", tried, tries, action, key, error)
         await asyncio.sleep(self.limits.pause(tried))
 
     def _note(self, method: str, began: float, size: int, ok: bool) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from jfs.chunk.slice_buffer import SliceBuffer
-from jfs.errors import FsError, JfsError, ObjectError
+from jfs.errors import FsError, JfsError, ObjectError, StorageFull
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Slice
 
@@ -215,7 +215,7 @@ class InodeWriter:
         except JfsError as error:
             if not piece.error:
                 log.error("Writing inode %d failed: %s", self.ino, error)
-            piece.error = piece.error or (error.errno if isinstance(error, FsError) else errno.EIO)
+            piece.error = piece.error or _errno_of(error)
         finally:
             mount.uploading -= 1
             mount.budget.add_dirty(-piece.buffer.drop(indx))
@@ -287,3 +287,10 @@ class InodeWriter:
             waiter = self._waiting.popleft()[1]
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _errno_of(error: JfsError) -> int:
+    """What the application is told of a failed upload."""
+    if isinstance(error, FsError):
+        return error.errno
+    return errno.ENOSPC if isinstance(error, StorageFull) else errno.EIO

@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, TypeAlias
 
-from jfs.errors import ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable
+from jfs.errors import ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable, StorageFull
 from jfs.object.base import Data, ObjectInfo
 
 INLINE_WRITE: Final = 64 << 10  # bytes; up to here a write takes less than an executor hop
@@ -196,7 +196,8 @@ class FileStorage:
             return ObjectNotFound(f"there is no object {key} in {self.describe()}")
         if isinstance(error, PermissionError):
             return ObjectForbidden(f"cannot {action} {what}: this user may not; check the directory's owner and mode")
-        return ObjectUnavailable(f"cannot {action} {what}: {os.strerror(error.errno or 0)}")
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else ObjectUnavailable
+        return kind(f"cannot {action} {what}: {os.strerror(error.errno or 0)}")
 
 
 def _open_new(path: str, folder: str) -> int:

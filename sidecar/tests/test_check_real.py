@@ -185,7 +185,11 @@ ODD = {
     "redis-upgraded": {"parent", "parents"},
     "sqlite-old": {"parent", "form", "counter"},
 }
-VOLUMES = ["redis-acl", "redis-chacha-lz4", "redis-changelog", "redis-clone", "redis-hash", "redis-live", "redis-plain", "redis-quota", "redis-tier", "redis-trash-lz4", "redis-upgraded", "sqlite-acl-quota", "sqlite-aes", "sqlite-live", "sqlite-old", "sqlite-plain", "sqlite-zstd"]
+VOLUMES = [
+    *("redis-acl", "redis-chacha-lz4", "redis-changelog", "redis-clone", "redis-hash", "redis-live", "redis-plain"),
+    *("redis-quota", "redis-tier", "redis-trash-lz4", "redis-upgraded"),
+    *("sqlite-acl-quota", "sqlite-aes", "sqlite-live", "sqlite-old", "sqlite-plain", "sqlite-zstd"),
+]
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import queue
+import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -202,7 +203,11 @@ class KernelHost:
 
     def _request(self, prepared: _Prepared, unique: int, node: int, caller: Caller, end: int) -> None:
         started = time.perf_counter()
-        args = prepared.decode(node, self._view, end)
+        try:
+            args = prepared.decode(node, self._view, end)
+        except (struct.error, ValueError) as error:
+            self._failed(prepared, unique, caller, (node,), error, started)
+            return
         buffer: bytearray | None = None
 
         def finish(run: eager.Run, result: Any, error: BaseException | None) -> None:
@@ -228,7 +233,12 @@ class KernelHost:
     def _answer(
         self, prepared: _Prepared, unique: int, caller: Caller, args: protocol.Arguments, result: Any, started: float
     ) -> None:
-        self._reply(unique, prepared.encode(result, args, self._valid))
+        try:
+            body = prepared.encode(result, args, self._valid)
+        except Exception as error:  # a mistake of ours must not leave a process waiting for ever
+            self._failed(prepared, unique, caller, args, error, started)
+            return
+        self._reply(unique, body)
         self._accounting.finish(prepared.operation, caller, args, result, 0, started)
 
     def _failed(

@@ -1,8 +1,11 @@
 """Secrets that people give in the environment (the real client's variables), taken out of it so that no child inherits them."""
 
 import os
+from typing import Final
 
 from jfs.errors import ConfigError
+
+SECRET_VARIABLES: Final = ("META_PASSWORD", "REDIS_PASSWORD", "ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN")
 
 
 def take_meta_password() -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Final
 
-from jfs.cli.environment import take_meta_password
+from jfs.cli.environment import SECRET_VARIABLES, take_meta_password
 from jfs.errors import ConfigError, JfsError
 
 _USAGE: Final = """\
@@ -42,7 +42,7 @@ def _help() -> str:
 
 def split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str | None]], int]:
     """(positional arguments, options as the table of `mount.config` takes them, log level). ConfigError."""
-    from jfs.mount.config import OPTIONS, WITHOUT_EFFECT
+    from jfs.mount.config import OPTIONS, REFUSED, WITHOUT_EFFECT, refuse
 
     words: list[str] = []
     options: list[tuple[str, str | None]] = []
@@ -63,6 +63,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str | None]]
         if name in _VERBOSE or name in _QUIET:
             level = logging.DEBUG if name in _VERBOSE else logging.WARNING
             continue
+        if name in REFUSED:  # now: whether it takes a value is not known
+            raise refuse(name)
         takes_value = name in ("o", "log-level") or (name in OPTIONS and not OPTIONS[name].is_flag)
         if (takes_value or WITHOUT_EFFECT.get(name)) and value is None:
             if not waiting:
@@ -104,10 +106,11 @@ def _mount(arguments: list[str]) -> int:
     if config.background and config.foreground:
         raise ConfigError("--background and --foreground exclude each other")
 
-    from jfs.mount import logs, mountpoint, process
+    from jfs.mount import logs, mountpoint, process, traces
     from jfs.mount.serve import MountRequest
 
     request = MountRequest(_absolute(words[0]), mountpoint.check(words[1]), config, password=take_meta_password())
+    traces.wipe(SECRET_VARIABLES)
     if config.background:
         return process.background(request, os.path.abspath(config.log or logs.default_file()), level)
     if config.log:

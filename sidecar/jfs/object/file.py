@@ -193,6 +193,10 @@ class FileStorage:
     def _explain(self, error: OSError, action: str, key: str) -> ObjectError:
         what = f"{self._root}{key}"
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and action in ("read", "look at"):
+            if not os.path.isdir(self._root):  # not one object is missing: the file system with all of them is
+                return ObjectUnavailable(
+                    f"the directory {self._root} does not exist: create it, or mount what it is on"
+                )
             return ObjectNotFound(f"there is no object {key} in {self.describe()}")
         if isinstance(error, PermissionError):
             return ObjectForbidden(f"cannot {action} {what}: this user may not; check the directory's owner and mode")

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from jfs.errors import FsError
-from jfs.format.constants import DIRECTORY, FILE
-from jfs.fuse import requests
+from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, SKIP_TRASH
+from jfs.fuse import inode_flags, requests
 from jfs.fuse.kernel import eager, protocol, session
 from jfs.fuse.mounting import MountError
 from jfs.fuse.requests import Timeouts
 from jfs.meta.model.attr import Attr
+from jfs.meta.model.locks import Range
 from jfs.vfs.directories import Item
 
 FILE_ATTR = Attr(0, FILE << 12 | 0o4755, 1, 2, 10, 11, -20, 21, 30, 31, 3, 1025, 0x501, 1)
@@ -98,6 +99,42 @@ def test_listing_stops_where_the_buffer_ends_and_cookies_skip_removed_entries() 
     assert struct.unpack_from("<Q", plus) == (2,)
     assert struct.unpack_from("<Q", plus, 160) == (0,)  # no attributes: the kernel asks itself
     assert struct.unpack_from("<QQII", plus, 160 + 128) == (3, 13, 9, 4)
+
+
+def test_decoders_of_locks_ranges_and_flags() -> None:
+    lock = struct.pack("<QQQQIIII", 3, 1 << 63, 5, 9, 1, 77, 1, 0)
+    assert decode(31, lock) == (5, 3, 1 << 63, Range(1, 77, 5, 9))
+    assert decode(32, lock) == decode(33, lock) == (5, 3, 1 << 63, Range(1, 77, 5, 9), True)
+    assert decode(43, struct.pack("<QQQII", 3, 10, 20, 1, 0)) == (5, 3, 1, 10, 20)
+    assert decode(46, struct.pack("<QQII", 3, 10, 4, 0)) == (5, 3, 10, 4)
+    assert decode(47, struct.pack("<QQQQQQQ", 3, 10, 6, 4, 20, 30, 0)) == (5, 3, 10, 6, 4, 20, 30, 0)
+    assert decode(39, struct.pack("<QIIQII", 3, 0, 0x40086602, 0, 4, 0) + b"\x10\0\0\0") == (
+        5,
+        3,
+        0x40086602,
+        b"\x10\0\0\0",
+        0,
+    )
+    reply = protocol.OPERATIONS[31][2]
+    assert reply(None, (), VALID) == struct.pack("<QQII", 0, 0, 2, 0)
+    assert reply(Range(1, 7, 5, 9), (), VALID) == struct.pack("<QQII", 5, 9, 1, 7)
+
+
+def test_inode_flags_in_all_their_forms() -> None:
+    get, put, get_x, put_x = 0x80086601, 0x40046602, 0x801C581F, 0x401C5820
+    assert inode_flags.encoded(get, IMMUTABLE | SKIP_TRASH) == struct.pack("<Q", 0x11)
+    assert inode_flags.encoded(get_x, APPEND | SKIP_TRASH) == struct.pack("<I24x", 0x10)
+    assert inode_flags.decoded(put, struct.pack("<I", 0x21), 64 | IMMUTABLE) == 64 | APPEND | SKIP_TRASH
+    assert inode_flags.decoded(put_x, struct.pack("<I24x", 0x08), SKIP_TRASH | APPEND) == SKIP_TRASH | IMMUTABLE
+    assert not inode_flags.is_known(0x5401)
+    assert inode_flags.reads(get_x)
+    assert not inode_flags.reads(put)
+    for data, number in ((struct.pack("<I", 4), errno.ENOTSUP), (b"", errno.EINVAL)):
+        with pytest.raises(FsError, match=r"E(NOTSUP|OPNOTSUPP|INVAL)") as raised:
+            inode_flags.decoded(put, data, 0)
+        assert raised.value.errno == number
+    with pytest.raises(FsError, match=r"(ENOTSUP|EOPNOTSUPP)"):
+        inode_flags.decoded(put_x, struct.pack("<IIIII8x", 0, 0, 0, 9, 0), 0)
 
 
 def test_init_agrees_on_what_both_sides_can() -> None:

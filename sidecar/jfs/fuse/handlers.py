@@ -9,10 +9,9 @@ Concurrency: any number of handlers run in one event loop. Per inode: a read wai
 truncate holds writes back; a time set explicitly waits for pending writes, whose commit would set another.
 """
 
-import asyncio
-import contextlib
 import errno
 import os
+import uuid
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,21 +20,21 @@ from jfs.chunk.writer import Writer
 from jfs.errors import FsError
 from jfs.format import constants
 from jfs.format.constants import ROOT, SPECIAL, TRASH
+from jfs.fuse.open_files import OpenFiles
 from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Invalidator, Opened, SetAttr, Timeouts
 from jfs.meta.model.acl import ACL_NAMES
 from jfs.meta.model.attr import Attr
-from jfs.meta.model.locks import UNLOCK, Range
-from jfs.meta.volume import Caller, Meta, StatFS
+from jfs.meta.volume import SUPERUSER, Caller, Meta, StatFS
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.directories import Directories, DirectoryHandle, Item
-from jfs.vfs.files import FileHandle, Files
+from jfs.vfs.files import Files
 from jfs.vfs.virtual import VirtualFiles
 
 _MAX_XATTR: Final = 65536
 _EXCHANGE: Final = 2
 
 
-class Handlers:
+class Handlers(OpenFiles):
     """The handlers of one mount."""
 
     def __init__(
@@ -51,11 +50,13 @@ class Handlers:
         acls: bool = False,
         readdir_cache: bool = False,
         access_checked: bool = True,
+        ioctls: bool = False,
     ) -> None:
         self.meta = meta
         self.log = log
         self.timeouts = timeouts
         self.xattrs = xattrs
+        self.ioctls = ioctls
         self.acls = acls  # whether inodes may have POSIX ACLs, set and shown as extended attributes
         self.locks = not meta.options.read_only  # they are records of a session, which a read-only mount has not
         self.files = Files(writer, reader)
@@ -270,6 +271,18 @@ class Handlers:
                 raise
         return ino, attr, Opened(handle.fh)
 
+    async def tmpfile(self, caller: Caller, parent: int, mode: int, flags: int) -> tuple[int, Attr, Opened]:
+        """Make a file without a name (O_TMPFILE) and open it; it goes with its last handle. No name can be given to it."""
+        name = f"tmpfile_{uuid.uuid4()}".encode()
+        ino, attr, opened = await self.create(caller, parent, name, mode, flags | os.O_EXCL)
+        try:
+            await self.meta.unlink(SUPERUSER, self._root if parent == ROOT else parent, name, skip_trash=True)
+        except BaseException:
+            await self._release(opened.fh)
+            raise
+        self.directories.removed(self._root if parent == ROOT else parent, name)
+        return ino, attr._replace(nlink=0), opened
+
     async def read(self, caller: Caller, ino: int, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Bytes of a file; fewer than *size* only at its end."""
         if ino >= SPECIAL:
@@ -353,46 +366,6 @@ class Handlers:
         """The inode of an open handle, for hosts that are not told it; 0 when there is none."""
         handle = self.files.find(fh)
         return handle.ino if handle is not None else self._virtual.inode(fh) or self.directories.inode(fh)
-
-    # -- locks --------------------------------------------------------------------------------------------------
-
-    async def getlk(self, caller: Caller, ino: int, fh: int, owner: int, wanted: Range) -> Range | None:
-        """The first lock that *wanted* would have to wait for."""
-        return await self.meta.locks.getlk(self._lockable(ino, fh).ino, owner, wanted)
-
-    async def setlk(self, caller: Caller, ino: int, fh: int, owner: int, wanted: Range, flock: bool) -> None:
-        """Lock or unlock a range, or with *flock* the file; FsError(EAGAIN) when another owner is in the way."""
-        await self._lock(self._lockable(ino, fh), owner, wanted, flock, wait=False)
-
-    async def setlkw(self, caller: Caller, ino: int, fh: int, owner: int, wanted: Range, flock: bool) -> None:
-        """As setlk, but waits; cancellation ends the wait."""
-        await self._lock(self._lockable(ino, fh), owner, wanted, flock, wait=True)
-
-    def _lockable(self, ino: int, fh: int) -> FileHandle:
-        if ino >= SPECIAL:
-            raise FsError(errno.EINVAL)
-        return self.files.get(fh)
-
-    async def _lock(self, handle: FileHandle, owner: int, wanted: Range, flock: bool, *, wait: bool) -> None:
-        """What was written under a lock is committed before it is given back, and what the next owner sees is not older: its
-        attributes are read again, which drops what is cached of other content."""
-        ino, locks = handle.ino, self.meta.locks
-        if wanted.kind == UNLOCK:
-            if locks.holds(ino, owner) and self._writer.is_dirty(ino):
-                await self._writer.settle(ino)
-        elif handle.owners is None:
-            handle.owners = {owner}
-        else:
-            handle.owners.add(owner)
-        if flock:
-            await locks.flock(ino, owner, wanted.kind, wait=wait)
-        else:
-            await locks.setlk(ino, owner, wanted, wait=wait)
-        if wanted.kind != UNLOCK:
-            since = self.files.changes
-            # Removed by another client, or interrupted: the lock is had all the same.
-            with contextlib.suppress(FsError, asyncio.CancelledError):
-                self.files.seen(ino, await self.meta.refresh(ino), since)
 
     # -- directories --------------------------------------------------------------------------------------------
 

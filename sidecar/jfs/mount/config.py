@@ -27,6 +27,7 @@ class MountConfig:
     # FUSE
     fuse_host: str = "kernel"
     enable_xattr: bool = False
+    enable_ioctl: bool = False
     prefix_internal: bool = False
     hide_internal: bool = False
     non_default_permission: bool = False
@@ -143,6 +144,7 @@ def _subdir(option: str, text: str) -> str:
 _TABLE: Final = (
     Option("fuse-host", "fuse_host", _choice(*HOSTS), "who speaks FUSE: kernel (own protocol) or pyfuse3"),
     Option("enable-xattr", "enable_xattr", None, "serve extended attributes"),
+    Option("enable-ioctl", "enable_ioctl", None, "serve the inode flags of chattr(1) (fuse-host kernel)"),
     Option("prefix-internal", "prefix_internal", None, "name the virtual files .jfs.stats …"),
     Option("hide-internal", "hide_internal", None, "leave the virtual files out of listings"),
     Option("non-default-permission", "non_default_permission", None, "check permissions here, not in the kernel"),
@@ -202,7 +204,6 @@ REFUSED: Final = (
     *(
         "enable-cap",
         "enable-selinux",
-        "enable-ioctl",
         "root-squash",
         "all-squash",
         "umask",
@@ -251,8 +252,9 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
         flags.append("ro")
     members["mount_flags"] = tuple(flag for flag in flags if flag != "rw")
     config = MountConfig(**members, without_effect=tuple(dict.fromkeys(unused)))
-    if config.readdir_cache and config.fuse_host != "kernel":
-        raise ConfigError("option readdir-cache needs --fuse-host kernel")
+    for name, wanted in (("readdir-cache", config.readdir_cache), ("enable-ioctl", config.enable_ioctl)):
+        if wanted and config.fuse_host != "kernel":
+            raise ConfigError(f"option {name} needs --fuse-host kernel")
     return config
 
 

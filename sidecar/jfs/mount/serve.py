@@ -285,6 +285,7 @@ class Mount:
                 config.attr_cache, config.entry_cache, config.dir_entry_cache, config.negative_entry_cache
             ),
             xattrs=config.enable_xattr,
+            ioctls=config.enable_ioctl,
             acls=setting.enable_acl,
             readdir_cache=config.readdir_cache,
             access_checked=not config.non_default_permission,

@@ -72,6 +72,8 @@ class KernelHost:
         if not handlers.xattrs:  # the kernel then never asks again, nor looks for capabilities at each write
             for opcode in (21, 22, 23, 24):
                 del self._table[opcode]
+        if not handlers.ioctls:
+            del self._table[39]
         self._attached: Attached | None = None
         self._fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -55,6 +55,11 @@ _SETXATTR = struct.Struct("<II")
 _GETXATTR = struct.Struct("<II")
 _GETATTR = struct.Struct("<IIQ")
 _U32 = struct.Struct("<I")
+_FALLOCATE = struct.Struct("<QQQI4x")
+_LSEEK = struct.Struct("<QQI4x")
+_COPY = struct.Struct("<QQQQQQQ")
+_IOCTL = struct.Struct("<QIIQII")
+_IOCTL_OUT = struct.Struct("<iIII")
 _LOCK = struct.Struct("<QQQQIII4x")
 _LOCK_OUT = struct.Struct("<QQII")
 _FORGET_ONE = struct.Struct("<QQ")
@@ -218,7 +223,7 @@ def _mkdir(node: int, view: Buffer, end: int) -> Arguments:
 
 
 # Where the requests that make something have the caller's umask, after the header.
-UMASK_AT: Final = {8: 8, 9: 4, 35: 8}
+UMASK_AT: Final = {8: 8, 9: 4, 35: 8, 51: 8}
 
 
 def umask(opcode: int, view: Buffer) -> int:
@@ -309,6 +314,32 @@ def _listxattr(node: int, view: Buffer, end: int) -> Arguments:
 
 def _access(node: int, view: Buffer, end: int) -> Arguments:
     return node, _U32.unpack_from(view, HEADER)[0]
+
+
+def _fallocate(node: int, view: Buffer, end: int) -> Arguments:
+    fh, offset, size, mode = _FALLOCATE.unpack_from(view, HEADER)
+    return node, fh, mode, offset, size
+
+
+def _lseek(node: int, view: Buffer, end: int) -> Arguments:
+    fh, offset, whence = _LSEEK.unpack_from(view, HEADER)
+    return node, fh, offset, whence
+
+
+def _copy(node: int, view: Buffer, end: int) -> Arguments:
+    fh, offset, target, to_fh, position, size, flags = _COPY.unpack_from(view, HEADER)
+    return node, fh, offset, target, to_fh, position, size, flags
+
+
+def _ioctl(node: int, view: Buffer, end: int) -> Arguments:
+    fh, _, command, _, size, room = _IOCTL.unpack_from(view, HEADER)
+    start = HEADER + _IOCTL.size
+    return node, fh, command, bytes(view[start : min(start + size, end)]), room
+
+
+def _tmpfile(node: int, view: Buffer, end: int) -> Arguments:
+    flags, mode, _, _ = _CREATE.unpack_from(view, HEADER)
+    return node, mode, flags
 
 
 def _getlk(node: int, view: Buffer, end: int) -> Arguments:
@@ -425,6 +456,13 @@ OPERATIONS: Final[dict[int, tuple[str, Decoder, Encoder]]] = {
     33: ("setlkw", _setlk, _nothing),
     34: ("access", _access, _nothing),
     35: ("create", _create, _create_reply),
+    39: ("ioctl", _ioctl, lambda result, args, valid: _IOCTL_OUT.pack(0, 0, 0, 0) + result),
+    43: ("fallocate", _fallocate, _nothing),
     44: ("readdir", _readdirplus, lambda result, args, valid: directory_plus(result, args[2], args[3], valid)),
     45: ("rename", _rename2, _nothing),
+    46: ("lseek", _lseek, lambda result, args, valid: _U64.pack(result)),
+    47: ("copy_file_range", _copy, lambda result, args, valid: _WRITE_OUT.pack(result, 0)),
+    50: ("syncfs", _node, _nothing),
+    51: ("tmpfile", _tmpfile, _create_reply),
+    53: ("copy_file_range", _copy, lambda result, args, valid: _U64.pack(result)),
 }

@@ -4,7 +4,7 @@ import errno
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
-from jfs.format.constants import DIRECTORY
+from jfs.format.constants import APPEND, DIRECTORY, IMMUTABLE
 from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
@@ -38,6 +38,8 @@ async def setattr(
         raise FsError(errno.ENOENT)
     if common.in_trash(node):
         raise FsError(errno.EPERM)
+    if node.flags & (IMMUTABLE | APPEND) and change.flags is None:
+        _check_flagged(node, change)
     rule = await rule_of(tx, acls, node.access_acl) if node.access_acl else None
     attr = merged(caller, node, change, now, rule)
     numbered: Numbered | None = None
@@ -48,6 +50,13 @@ async def setattr(
         attr = common.with_ctime(attr, now)
         tx.put(NodeKey(ino), attr)
     return attr, numbered
+
+
+def _check_flagged(node: Attr, change: AttrChange) -> None:
+    """FsError(EPERM) for what Linux refuses of immutable and append-only inodes: the real client lets it pass."""
+    explicit = any(wanted is not None and wanted != NOW for wanted in (change.atime, change.mtime))
+    if node.flags & IMMUTABLE or explicit or (change.mode, change.uid, change.gid) != (None, None, None):
+        raise FsError(errno.EPERM)
 
 
 def merged(caller: Caller, node: Attr, change: AttrChange, now: int, rule: Rule | None = None) -> Attr:

@@ -45,7 +45,7 @@ async def commit_slice(tx: Tx, rules: Rules, ino: int, indx: int, record: Slice,
     tx.append(ChunkKey(ino, indx), record)
     if record.id:
         tx.put(SliceRefKey(record.id, record.size), 1)
-    await _count_growth(tx, rules, ino, node, length)
+    await count_growth(tx, rules, ino, node, length)
     return Written(node, attr, grown)
 
 
@@ -83,7 +83,7 @@ async def truncate(
         tx.append(ChunkKey(ino, indx), record, existing_only=existing_only)
     attr = common.with_mtime(node._replace(length=length), now, now)
     tx.put(NodeKey(ino), attr)
-    await _count_growth(tx, rules, ino, node, length)
+    await count_growth(tx, rules, ino, node, length)
     return Written(node, attr, grown)
 
 
@@ -107,7 +107,7 @@ def zero_records(old: int, new: int, chunks: Sequence[int] | None = None) -> Ite
         yield last, Slice(0, 0, 0, 0, high % CHUNK), False
 
 
-async def _count_growth(tx: Tx, rules: Rules, ino: int, node: Attr, length: int) -> None:
+async def count_growth(tx: Tx, rules: Rules, ino: int, node: Attr, length: int) -> None:
     """Add a file's change of length to the volume and to each of its directories (format §5.3 quota)."""
     change = DirStat(length - node.length, align4k(length) - align4k(node.length), 0)
     common.count_volume(tx, change.space, 0)

@@ -92,7 +92,7 @@ async def check_directory(
 
 
 def check_removable(*attrs: Attr) -> None:
-    """EPERM when one of *attrs* is immutable or append-only."""
+    """EPERM when one of *attrs* is immutable or append-only, so that neither its names nor its extended attributes change."""
     for attr in attrs:
         if attr.flags & (APPEND | IMMUTABLE):
             raise FsError(errno.EPERM)

@@ -39,6 +39,7 @@ async def set_xattr(tx: Tx, ino: int, name: bytes, value: bytes, flags: int) -> 
         raise FsError(errno.ENOENT)
     if common.in_trash(node):
         raise FsError(errno.EPERM)
+    common.check_removable(node)
     if flags == CREATE and present is not None:
         raise FsError(errno.EEXIST)
     if flags == REPLACE and present is None:
@@ -53,8 +54,10 @@ async def remove_xattr(tx: Tx, ino: int, name: bytes) -> None:
         raise FsError(errno.EINVAL)
     key = XattrKey(ino, name)
     node, present = await tx.get(NodeKey(ino), key)
-    if node is not None and common.in_trash(node):
-        raise FsError(errno.EPERM)
+    if node is not None:
+        if common.in_trash(node):
+            raise FsError(errno.EPERM)
+        common.check_removable(node)
     if present is None:
         raise FsError(errno.ENODATA)
     tx.delete(key)

@@ -19,13 +19,14 @@ from jfs.meta.volume.contents import Contents
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
 from jfs.meta.volume.options import MetaOptions, SessionInfo
+from jfs.meta.volume.ranges import Ranges
 from jfs.meta.volume.session import SessionLife, check_volume, load_setting
 from jfs.meta.volume.tree import remove_tree
 
 log = logging.getLogger(__name__)
 
 
-class Meta(Contents):
+class Meta(Ranges):
     """See the module. *on_lost* is called once, with the reason, when the mount must end (format §2.3)."""
 
     on_lost: Callable[[VolumeError], None] | None = None

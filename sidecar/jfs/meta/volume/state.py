@@ -1,5 +1,5 @@
 """What the parts of a mounted volume share: setting, rules, caches, open files, ids. `Meta` is built on it in layers:
-`state` ← `reads` ← `entries` ← `contents` ← `meta`.
+`state` ← `reads` ← `entries` ← `contents` ← `ranges` ← `meta`.
 
 Invariant: whatever a commit changed is in the caches before the next await of the task that committed it, so own changes are seen
 at once. One event loop.

@@ -41,6 +41,7 @@ class MountConfig:
     no_bgjob: bool = False
     atime_mode: AtimeMode = "noatime"
     skip_dir_mtime: float = 0.1
+    network_interfaces: tuple[str, ...] = ()  # empty: all
     attr_cache: float = 1.0
     entry_cache: float = 1.0
     dir_entry_cache: float = 1.0
@@ -124,6 +125,10 @@ def _fuse_io(option: str, text: str) -> int:
     return number
 
 
+def _names(option: str, text: str) -> tuple[str, ...]:
+    return tuple(name for word in text.split(",") if (name := word.strip()))
+
+
 def _labels(option: str, text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for pair in text.split(";"):
@@ -155,6 +160,7 @@ _TABLE: Final = (
     Option("no-bgjob", "no_bgjob", None, "leave background jobs to other clients"),
     Option("atime-mode", "atime_mode", _choice(*ATIME_MODES), "when atime is written [noatime]"),
     Option("skip-dir-mtime", "skip_dir_mtime", duration, "younger times of a directory are not written again [100ms]"),
+    Option("network-interfaces", "network_interfaces", _names, "interfaces whose addresses `status` shows, a,b [all]"),
     Option("attr-cache", "attr_cache", duration, "attributes are believed for [1s]"),
     Option("entry-cache", "entry_cache", duration, "entries of files are believed for [1s]"),
     Option("dir-entry-cache", "dir_entry_cache", duration, "entries of directories are believed for [1s]"),
@@ -186,7 +192,7 @@ WITHOUT_EFFECT: Final = {
             *("cache-dir", "cache-mode", "cache-size", "cache-items", "free-space-ratio", "verify-cache-checksum"),
             *("cache-eviction", "cache-scan-interval", "cache-expire", "writeback-threshold-size", "upload-delay"),
             *("upload-hours", "max-stage-write", "open-cache", "open-cache-limit", "backup-meta", "skip-dir-nlink"),
-            *("network-interfaces", "consul", "prefetch", "log-id", "pyroscope"),
+            *("prefetch", "log-id"),
         ),
         True,
     ),
@@ -210,7 +216,7 @@ REFUSED: Final = (
         "sort-dir",
         "storage-class",
     ),
-    *("upload-limit", "download-limit", "update-fstab", "writeback_cache"),
+    *("upload-limit", "download-limit", "update-fstab", "writeback_cache", "tag", "consul", "pyroscope"),
 )
 # Words of fstab and of mount(8) that are not for the file system.
 _FSTAB: Final = (
@@ -243,7 +249,7 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
             if name not in _GRANTED:
                 unused.append(name)
         elif name in REFUSED:
-            raise ConfigError(f"mount option {name} is not supported yet; leave it out")
+            raise refuse(name)
         elif name in _FSTAB or name.startswith(("x-", "comment=")) or name == "comment":
             continue
         else:
@@ -256,6 +262,11 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
         if wanted and config.fuse_host != "kernel":
             raise ConfigError(f"option {name} needs --fuse-host kernel")
     return config
+
+
+def refuse(name: str) -> ConfigError:
+    """What is said to option *name* of a feature that this client does not have."""
+    return ConfigError(f"mount option {name} is not supported yet; leave it out")
 
 
 def _expand(options: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str | None]]:

@@ -34,6 +34,7 @@ from jfs.meta.volume.compaction import CopySlice
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.metrics import REGISTRY
 from jfs.mount import config_file, measuring
+from jfs.mount.addresses import addresses
 from jfs.mount.config import MountConfig, with_changes
 from jfs.mount.metrics_server import MetricsServer
 from jfs.object.base import ObjectStorage
@@ -204,7 +205,7 @@ class Mount:
                 options,
                 delete_objects=delete_objects,
                 copy_slice=copy_slice,
-                info=SessionInfo(mount_point=self.request.mountpoint),
+                info=SessionInfo(mount_point=self.request.mountpoint, addresses=addresses(config.network_interfaces)),
             )
         except BaseException:
             await store.close()

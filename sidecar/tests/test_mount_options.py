@@ -36,7 +36,7 @@ def test_options_of_fstab_are_not_for_us() -> None:
     assert parse([("o", "defaults,_netdev,nofail,x-systemd.automount,noauto")]) == MountConfig()
 
 
-@pytest.mark.parametrize("name", [name for name in WITHOUT_EFFECT if name not in ("force", "no-color")])
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_options_of_features_to_come_are_accepted(name: str) -> None:
     config = parse([(name, "1" if WITHOUT_EFFECT[name] else None)])
     assert config == MountConfig()

@@ -57,6 +57,17 @@ def test_mountpoint_must_be_a_free_directory(tmp_path: Path) -> None:
         mountpoint.check("/proc")
 
 
+def test_force_mounts_over_a_juicefs_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = "40 28 0:45 / {} rw - fuse.{} source rw\n"
+    monkeypatch.setattr(mountinfo, "mounts", lambda: mountinfo.parse(table.format(tmp_path, "juicefs")))
+    with pytest.raises(ConfigError, match="is in use by source"):
+        mountpoint.check(str(tmp_path))
+    assert mountpoint.check(str(tmp_path), force=True) == str(tmp_path)
+    monkeypatch.setattr(mountinfo, "mounts", lambda: mountinfo.parse(table.format(tmp_path, "other")))
+    with pytest.raises(ConfigError, match="is in use by source"):
+        mountpoint.check(str(tmp_path), force=True)
+
+
 def test_config_file_has_what_tools_read() -> None:
     setting = {"Name": "v", "SecretKey": "removed", "Compression": "lz4"}
     text = config_file.text(

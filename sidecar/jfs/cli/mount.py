@@ -109,7 +109,9 @@ def _mount(arguments: list[str]) -> int:
     from jfs.mount import logs, mountpoint, process, traces
     from jfs.mount.serve import MountRequest
 
-    request = MountRequest(_absolute(words[0]), mountpoint.check(words[1]), config, password=take_meta_password())
+    request = MountRequest(
+        _absolute(words[0]), mountpoint.check(words[1], force=config.force), config, password=take_meta_password()
+    )
     traces.wipe(SECRET_VARIABLES)
     if config.background:
         return process.background(request, os.path.abspath(config.log or logs.default_file()), level)

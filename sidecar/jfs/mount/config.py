@@ -66,6 +66,8 @@ class MountConfig:
     # process
     background: bool = False
     foreground: bool = False
+    force: bool = False
+    disable_transparent_hugepage: bool = False
     log: str = ""
     without_effect: tuple[str, ...] = field(default=(), compare=False)
 
@@ -181,6 +183,8 @@ _TABLE: Final = (
     Option("custom-labels", "custom_labels", _labels, "labels of all metrics, name:value;…"),
     Option("background", "background", None, "return when mounted"),
     Option("foreground", "foreground", None, "stay until unmounted"),
+    Option("force", "force", None, "mount over a JuiceFS that is mounted there"),
+    Option("disable-transparent-hugepage", "disable_transparent_hugepage", None, "small pages only for this process"),
     Option("log", "log", _text, "file for the log of a background mount"),
 )
 OPTIONS: Final = {option.name: option for option in _TABLE}
@@ -199,13 +203,13 @@ WITHOUT_EFFECT: Final = {
     **dict.fromkeys(
         (
             *("cache-partial-only", "cache-large-write", "writeback", "backup-skip-trash", "fast-statfs", "no-syslog"),
-            *("no-usage-report", "disable-transparent-hugepage", "force", "no-agent", "no-color"),
+            *("no-usage-report", "no-agent", "no-color"),
         ),
         False,
     ),
 }
 # What these ask for is so anyway: not worth a log line.
-_GRANTED: Final = ("no-syslog", "no-usage-report", "no-agent", "no-color", "log-id", "force")
+_GRANTED: Final = ("no-syslog", "no-usage-report", "no-agent", "no-color", "log-id")
 REFUSED: Final = (
     *(
         "enable-cap",

@@ -48,7 +48,7 @@ def text(
             "Sid": sid,
             "SortDir": False,
             "FastStatfs": False,
-            "NetworkInterfaces": None,
+            "NetworkInterfaces": list(config.network_interfaces) or None,
         },
         "Format": dict(setting),
         "Chunk": {
@@ -91,7 +91,7 @@ def text(
             "FsName": f"JuiceFS:{setting.get('Name', '')}",
             "Name": "juicefs",
             "DisableXAttrs": not config.enable_xattr,
-            "EnableLocks": False,
+            "EnableLocks": config.fuse_host == "kernel",
             "DirectMount": os.geteuid() == 0,
         },
         "Mountpoint": mountpoint,

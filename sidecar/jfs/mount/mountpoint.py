@@ -15,11 +15,12 @@ from jfs.fuse.mounting import SUBTYPE
 PATIENCE: Final = 10.0
 
 
-def check(path: str) -> str:
-    """The absolute mountpoint; ConfigError when it is missing, no directory, or mounted already."""
+def check(path: str, *, force: bool = False) -> str:
+    """The absolute mountpoint; ConfigError when it is missing, no directory, or mounted already – with *force* a JuiceFS may be
+    there, and the new mount covers it."""
     absolute = mountinfo.real(path)
     mounted = mountinfo.find(absolute)
-    if mounted is not None:
+    if mounted is not None and not (force and mounted.kind == f"fuse.{SUBTYPE}"):
         raise ConfigError(
             f"mountpoint {path} is in use by {mounted.source} ({mounted.kind}): unmount it first with `jfs umount {path}`"
         )
@@ -33,7 +34,7 @@ def check(path: str) -> str:
         raise ConfigError(f"mountpoint {path} is not a directory")
     resolved = os.path.realpath(absolute)
     if resolved != absolute:
-        return check(resolved)
+        return check(resolved, force=force)
     return absolute
 
 

@@ -6,6 +6,7 @@ when a request was answered; the parent then stats through the mount itself befo
 """
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ from jfs.mount.serve import Mount, MountRequest
 
 log = logging.getLogger("jfs.mount")
 _READY = b"ready\n"
+_PR_SET_THP_DISABLE = 41
 
 
 async def run(mount: Mount, ready: Callable[[], Awaitable[None]]) -> None:
@@ -46,6 +48,8 @@ async def run(mount: Mount, ready: Callable[[], Awaitable[None]]) -> None:
         await starting
     except asyncio.CancelledError:
         raise MountError("ended by a signal before the file system was mounted") from None
+    if mount.request.config.disable_transparent_hugepage:
+        _small_pages()
     gc.freeze()  # what is loaded by now lives as long as the mount: full collections need not look at it
 
     async def announce() -> None:
@@ -54,6 +58,13 @@ async def run(mount: Mount, ready: Callable[[], Awaitable[None]]) -> None:
 
     await mount.serve(announce)
     log.info("unmounted %s", mount.request.mountpoint)
+
+
+def _small_pages() -> None:
+    """Ask the kernel for no huge pages (PR_SET_THP_DISABLE, prctl(2)): collapsing them costs latency. Refused: logged."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0):
+        log.warning("huge pages cannot be turned off: %s", os.strerror(ctypes.get_errno()))
 
 
 async def _nothing() -> None:

@@ -4,7 +4,6 @@ A scenario reads as a user's story; what it needs to look behind (the node's mou
 Redis) is here too. Every file system has a Redis database of its own, so scenarios do not see each other.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,6 @@ from e2e.cluster.layout import KUBELET_ROOT
 
 LABELS = {names.INJECT_LABEL: names.INJECT_ENABLED}
 PLUGIN = f"{KUBELET_ROOT}/plugins/{names.DRIVER}"
-_databases = itertools.count(2)  # 1 is the demo's
 
 
 @dataclass
@@ -44,7 +42,10 @@ class Scenario:
 
     def credentials(self, name: str = "files", **changed: str) -> dict[str, str]:
         """The values of a Secret with JuiceFS CSI's keys for a new file system of this name in this scenario."""
-        database = self.databases.setdefault(name, next(_databases))
+        if name not in self.databases:
+            # counted in Redis, for a kept cluster has the databases of former runs; 1 is the demo's
+            self.databases[name] = 1 + int(self._redis("incr", "databases", database=0))
+        database = self.databases[name]
         values = {
             "name": f"{self.name}-{name}"[:63],
             "metaurl": f"redis://:redis-password@redis.{install.BACKENDS_NAMESPACE}:6379/{database}",
@@ -78,8 +79,11 @@ class Scenario:
 
     def redis(self, *command: str, volume: str = "files") -> str:
         """What redis-cli answers in the volume's database."""
+        return self._redis(*command, database=self.databases[volume])
+
+    def _redis(self, *command: str, database: int) -> str:
         storage = self.cluster.kubectl(install.BACKENDS_NAMESPACE)
-        cli = ["redis-cli", "--no-auth-warning", "-a", "redis-password", "-n", str(self.databases[volume]), *command]
+        cli = ["redis-cli", "--no-auth-warning", "-a", "redis-password", "-n", str(database), *command]
         return storage("exec", "deployment/redis", "--", *cli).strip()
 
     def sessions(self, volume: str = "files") -> int:

@@ -53,6 +53,7 @@ def build(dockerfile: Path, context: Path, image: str) -> None:
     run("bud", *options, "-f", str(dockerfile), "-t", image, str(context))
     # each build after a change leaves its former layers; the newest are what the next build goes on from
     if len(run("images", "--quiet", "--filter", "dangling=true").split()) > MOST_LAYERS:
+        run("rm", "--all")  # working containers that killed builds have left hold their layers
         run("rmi", "--prune")
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from jfs.check import check
 from jfs.errors import FsError
 from jfs.format.constants import CHUNK, DIRECTORY, FILE, ROOT, TRASH, align4k
 from jfs.format.setting import new_setting
@@ -17,7 +18,7 @@ from jfs.format.slices import Slice, unpack
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, NodeKey, SliceRefKey
 from jfs.meta.store.base import Store, Tx
-from jfs.meta.volume import SUPERUSER, Meta, MetaOptions, SessionInfo, format_volume
+from jfs.meta.volume import SUPERUSER, Meta, MetaOptions, SessionInfo, existing_setting, format_volume
 from store_engines import OpenClient, database
 
 UUID = "2d4dbcce-1357-42d9-91c0-a26ae5ebcd1a"
@@ -44,6 +45,7 @@ class Volume:
     def __init__(self, open_store: OpenClient, clock: Clock) -> None:
         self.clock = clock
         self.deleted: list[tuple[int, int]] = []
+        self.sound = True
         self._open_store = open_store
         self._clients: list[Meta] = []
 
@@ -80,8 +82,9 @@ class Volume:
 
 
 @asynccontextmanager
-async def volume(engine: str, folder: Path, *, session: bool = True, **setting: Any) -> AsyncIterator[Volume]:
-    """A new volume; *setting* goes to `new_setting` (no trash unless asked for)."""
+async def volume(engine: str, folder: Path, **setting: Any) -> AsyncIterator[Volume]:
+    """A new volume; *setting* goes to `new_setting` (no trash unless asked for). At its end it is examined, unless the test
+    has damaged it and said so (`sound = False`)."""
     clock = Clock()
     async with database(engine, folder) as open_store:
         members: dict[str, Any] = {"trash_days": 0, "bucket": "/var/jfs/", **setting}
@@ -92,6 +95,15 @@ async def volume(engine: str, folder: Path, *, session: bool = True, **setting: 
             yield made
         finally:
             await made.close()
+        if made.sound:
+            await assert_sound(await open_store())
+
+
+async def assert_sound(store: Store) -> None:
+    """`jfs fsck` finds nothing wrong with the metadata, if there are any."""
+    if await existing_setting(store) is not None:
+        damages = await check(store)
+        assert not damages, damages
 
 
 async def errno_of(awaitable: Any) -> int:

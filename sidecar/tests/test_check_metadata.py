@@ -137,6 +137,7 @@ async def test_volumes_in_use_are_sound(engine: str, tmp_path: Path) -> None:
 
 async def test_a_torn_list_keeps_references_from_being_repaired(tmp_path: Path) -> None:
     async with volume("sqlite3", tmp_path) as made:
+        made.sound = False
         meta = await made.client()
         parts = await build(meta)
         await meta.close_session()
@@ -154,6 +155,7 @@ async def test_a_torn_list_keeps_references_from_being_repaired(tmp_path: Path) 
 @pytest.mark.parametrize("engine", REDIS[:1])
 async def test_a_record_that_does_not_decode_is_one_damage(engine: str, tmp_path: Path) -> None:
     async with volume(engine, tmp_path) as made:
+        made.sound = False
         meta = await made.client()
         parts = await build(meta)
         await meta.close_session()

@@ -173,7 +173,8 @@ async def test_of_a_file_removed_meanwhile_nothing_stays(tmp_path: Path) -> None
 
 
 async def test_objects_that_cannot_be_deleted_are_left_to_the_job(tmp_path: Path) -> None:
-    async with compacting("memory", tmp_path, background=False) as (_, meta, copies):
+    async with compacting("memory", tmp_path, background=False) as (made, meta, copies):
+        made.sound = False
         ino = await new_file(meta, b"f")
         for at in range(3):
             await write(meta, ino, at * 10, 10)
@@ -244,6 +245,7 @@ async def test_a_commit_that_was_not_made(engine: str, tmp_path: Path, monkeypat
 
 async def test_a_commit_nobody_can_tell_of_leaves_the_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with compacting("memory", tmp_path, background=False) as (made, meta, copies):
+        made.sound = False
         ino = await new_file(meta, b"f")
         for at in range(3):
             await write(meta, ino, at * 10, 10)

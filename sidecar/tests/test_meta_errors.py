@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from jfs.check.examine import repair
 from jfs.format.constants import APPEND, FIFO, FILE, IMMUTABLE, TRASH
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
@@ -301,6 +302,7 @@ async def test_entry_without_inode_can_be_seen_and_removed(meta: Meta) -> None:
     assert (ino, attr.kind) == (3, FILE)
     await meta.unlink(SUPERUSER, 1, b"f")
     assert await errno_of(meta.lookup(SUPERUSER, 1, b"f")) == errno.ENOENT
+    await repair(meta.store)
 
 
 async def test_the_root_is_shown_even_without_its_record(meta: Meta) -> None:
@@ -310,3 +312,4 @@ async def test_the_root_is_shown_even_without_its_record(meta: Meta) -> None:
     await meta.store.run(lose)
     attr: Attr = await meta.getattr(1)
     assert (attr.kind, attr.mode, attr.nlink, attr.length) == (2, 0o777, 2, 4096)
+    await repair(meta.store)

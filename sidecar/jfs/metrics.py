@@ -6,6 +6,7 @@ Concurrency: everything runs in the event loop's thread, except that engines' wo
 of a counter under such a race is accepted, a torn number is impossible.
 """
 
+import os
 import resource
 import time
 from bisect import bisect_left
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 PREFIX: Final = "juicefs_"
+_NOT_IN_STATS: Final = ("storage_class", "subdir")  # labels whose values the real client does not join to names
 
 
 class Counter:
@@ -53,6 +55,8 @@ def linear(start: float, width: float, count: int) -> list[float]:
 
 
 DURATIONS: Final = exponential(0.0001, 1.5, 30)
+FUSE_DURATIONS: Final = exponential(0.00001, 1.8, 29)
+COMPACT_SIZES: Final = exponential(1024, 2, 16)
 OBJECT_DURATIONS: Final = exponential(0.01, 1.5, 25)
 SIZES: Final = linear(4096, 4096, 32)
 
@@ -119,8 +123,10 @@ class Registry:
         `_total` and `_sum` (format §8.1)."""
         lines: list[str] = []
         for name in sorted(self._families):
-            for values, sample in self._samples(self._families[name]):
-                full = "_".join((PREFIX + name, *values))
+            family = self._families[name]
+            for values, sample in self._samples(family):
+                shown = (text for label, text in zip(family.labels, values, strict=True) if label not in _NOT_IN_STATS)
+                full = "_".join((PREFIX + name, *shown))
                 if isinstance(sample, Histogram):
                     lines += (f"{full}_total {sample.total}", f"{full}_sum {number(sample.sum)}")
                 else:
@@ -165,19 +171,33 @@ def number(value: float) -> str:
 
 
 def register_process(registry: Registry, started: float) -> None:
-    """uptime, cpu_usage and memory; *started* is the `time.monotonic()` of the mount."""
+    """uptime, cpu_usage and memory, and the usual process_… gauges; *started* is the `time.monotonic()` of the mount."""
 
     def cpu() -> float:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_utime + usage.ru_stime
 
-    def memory() -> float:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize()
+    def pages(column: int) -> Callable[[], float]:
+        def read() -> float:
+            with open("/proc/self/statm", encoding="ascii") as statm:
+                return int(statm.read().split()[column]) * resource.getpagesize()
 
+        return read
+
+    began = time.time() - (time.monotonic() - started)
     registry.gauge("uptime", lambda: time.monotonic() - started, "Seconds since the mount started.")
     registry.gauge("cpu_usage", cpu, "CPU seconds used.")
-    registry.gauge("memory", memory, "Resident memory in bytes.")
+    registry.gauge("memory", pages(1), "Resident memory in bytes.")
+    registry.gauge("process_cpu_seconds_total", cpu, "CPU seconds used.")
+    registry.gauge("process_resident_memory_bytes", pages(1), "Resident memory in bytes.")
+    registry.gauge("process_virtual_memory_bytes", pages(0), "Virtual memory in bytes.")
+    registry.gauge("process_start_time_seconds", lambda: began, "Unix time at which the mount started.")
+    registry.gauge("process_open_fds", lambda: len(os.listdir("/proc/self/fd")) - 1, "Open file descriptors.")
+    registry.gauge(
+        "process_max_fds",
+        lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "Most file descriptors that may be open.",
+    )
 
 
 REGISTRY: Final = Registry()

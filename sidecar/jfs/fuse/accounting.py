@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from jfs.errors import FsError, JfsError
-from jfs.metrics import DURATIONS, SIZES, Registry
+from jfs.metrics import FUSE_DURATIONS, SIZES, Registry
 from jfs.vfs.access_log import AccessLog
 
 log = logging.getLogger("jfs.fuse")
@@ -35,7 +35,7 @@ class Accounting:
         self._registry = registry
         self._log = access_log
         self._durations = registry.histogram(
-            "fuse_ops_durations_histogram_seconds", DURATIONS, "Seconds of all requests."
+            "fuse_ops_durations_histogram_seconds", FUSE_DURATIONS, "Seconds of all requests."
         )
         self._read = registry.histogram("fuse_read_size_bytes", SIZES, "Bytes given to reads.")
         self._written = registry.histogram("fuse_written_size_bytes", SIZES, "Bytes taken from writes.")

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from jfs.chunk.writer import Writer
 from jfs.meta.volume import Meta, StatFS
-from jfs.metrics import DURATIONS, OBJECT_DURATIONS, Registry, register_process
+from jfs.metrics import COMPACT_SIZES, DURATIONS, OBJECT_DURATIONS, Histogram, Registry, register_process
 
 
-def object_observer(registry: Registry) -> Callable[[str, float, int, bool], None]:
-    """What BlockStore calls after each request."""
+def object_observer(registry: Registry, storage_class: str) -> Callable[[str, float, int, bool], None]:
+    """What BlockStore calls after each request; *storage_class* is that of the volume's objects, "" the storage's own."""
+    labels = {"storage_class": storage_class or "STANDARD"}
     errors = registry.counter("object_request_errors", "Failed requests to the object storage.")
 
     def observe(method: str, seconds: float, size: int, succeeded: bool) -> None:
@@ -19,13 +20,19 @@ def object_observer(registry: Registry) -> Callable[[str, float, int, bool], Non
             OBJECT_DURATIONS,
             "Seconds of requests to the object storage.",
             method=method,
+            **labels,
         ).observe(seconds)
         if succeeded:
-            registry.counter("object_request_data_bytes", "Bytes of objects.", method=method).value += size
+            registry.counter("object_request_data_bytes", "Bytes of objects.", method=method, **labels).value += size
         else:
             errors.value += 1
 
     return observe
+
+
+def compacted_sizes(registry: Registry) -> Histogram:
+    """Counts the bytes of each new slice that a compaction wrote."""
+    return registry.histogram("compact_size_histogram_bytes", COMPACT_SIZES, "Bytes of compacted slices.")
 
 
 # Methods of Meta by the names that the real client counts them under.
@@ -84,7 +91,9 @@ def measure_operations(registry: Registry, meta: Meta) -> None:
 class Volume:
     """The totals of the volume, asked for before the metrics are read."""
 
-    def __init__(self, registry: Registry, meta: Meta, writer: Writer, open_files: Callable[[], int]) -> None:
+    def __init__(
+        self, registry: Registry, meta: Meta, writer: Writer, open_files: Callable[[], int], *, subdir: str
+    ) -> None:
         self._meta = meta
         self._registry = registry
         self._totals = StatFS(0, 0, 0, 0)
@@ -96,6 +105,13 @@ class Volume:
             "total_inodes", lambda: self._totals.inodes + self._totals.free_inodes, "Inodes the volume can hold."
         )
         registry.gauge("used_buffer_size_bytes", lambda: writer.dirty_bytes, "Bytes written but not committed yet.")
+        registry.gauge("used_read_buffer_size_bytes", lambda: writer.budget.cached, "Bytes read and kept in memory.")
+        registry.gauge(
+            "object_request_uploading", lambda: writer.uploading, "Blocks on their way to the object storage."
+        )
+        registry.gauge(
+            "subdir_info", lambda: {subdir: 1}, "The directory shown as root; empty for the volume's.", "subdir"
+        )
         registry.gauge("fuse_open_handlers", open_files, "Open files.")
 
     async def stats(self) -> str:

@@ -130,9 +130,12 @@ class Mount:
             if blocks is not None:
                 await blocks.delete_slice(slice_id, size)
 
+        compacted = measuring.compacted_sizes(REGISTRY)
+
         async def copy_slice(slice_id: int, size: int, segments: Sequence[Segment]) -> None:
             assert blocks is not None  # nothing is compacted before the session starts
             await SliceCopier(blocks).copy(slice_id, size, segments)
+            compacted.observe(size)
 
         meta = await self._load(store, delete_objects, copy_slice)
         measuring.measure_operations(REGISTRY, meta)
@@ -154,7 +157,7 @@ class Mount:
                 max_uploads=config.max_uploads,
                 max_downloads=config.max_downloads,
             ),
-            observe=measuring.object_observer(REGISTRY),
+            observe=measuring.object_observer(REGISTRY, setting.storage_class),
         )
         budget = Budget(config.buffer_size)
         writer = self._writer = Writer(blocks, meta, budget)
@@ -291,7 +294,9 @@ class Mount:
             readdir_cache=config.readdir_cache,
             access_checked=not config.non_default_permission,
         )
-        volume = self._volume = measuring.Volume(REGISTRY, meta, writer, lambda: len(handlers.files))
+        volume = self._volume = measuring.Volume(
+            REGISTRY, meta, writer, lambda: len(handlers.files), subdir=config.subdir
+        )
         spec = MountSpec(
             mountpoint=self.request.mountpoint,
             fsname=f"JuiceFS:{setting.name}",

@@ -140,6 +140,8 @@ class AccessLog:
         text, shown = shape(args, None if error else result) if shape else (",".join(map(str, args)), "")
         if shown:
             shown = shown if shown.startswith(" [") else ": " + shown
+        elif operation in _WITH_ENTRY:
+            shown = ":"
         outcome = os.strerror(error).lower() if error else "OK"
         uid, gid, pid = caller[:3]
         line = f"{stamp} [uid:{uid},gid:{gid},pid:{pid}] {operation} ({text}){shown} - {outcome} <{seconds:.6f}>\n"
@@ -250,3 +252,5 @@ _SHAPES: Final[dict[str, _Shape]] = {
     "setlkw": _lock,
     "access": lambda a, r: (f"{a[0]},{a[1]}", ""),
 }
+# Operations after whose arguments the real client always puts a colon, also when an error leaves nothing to show.
+_WITH_ENTRY: Final = frozenset(("lookup", "getattr", "setattr", "mknod", "mkdir", "create", "symlink", "link"))

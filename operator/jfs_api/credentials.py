@@ -65,10 +65,6 @@ class Credentials(BaseModel):
         _check_name(present["name"])
         _check_metadata_url(present["metaurl"])
         _check_storage(present.get("storage", ""))
-        if "encrypt_rsa_key" in present:
-            raise CredentialsError(
-                "EncryptionUnsupported", "encrypt_rsa_key asks for data encryption, which this version cannot do"
-            )
         try:
             parse_format_options(present.get("format-options", ""))
         except OptionError as error:
@@ -87,8 +83,10 @@ class Credentials(BaseModel):
         return {key: base64.b64encode(value.encode()).decode() for key, value in values.items() if value}
 
     def document(self) -> dict[str, object]:
-        """What `jfs format|status|destroy|rmr --stdin` reads (without what the single command needs besides)."""
-        document: dict[str, object] = {key: value for key, value in self._texts().items() if value}
+        """What `jfs format|status|destroy|rmr --stdin` reads (without what the single command needs besides). The private key
+        is for `format`, which puts it into the volume; the node service needs the passphrase only."""
+        texts = {**self._texts(), "encrypt_rsa_key": self.encrypt_rsa_key}
+        document: dict[str, object] = {key: value for key, value in texts.items() if value}
         if self.envs:
             document["envs"] = dict(self.envs)
         return document

@@ -42,6 +42,15 @@ def test_a_secret_becomes_the_documents_of_the_command_and_of_the_node() -> None
     assert again == credentials.model_copy(update={"format_options": ""})
 
 
+def test_the_private_key_is_for_formatting_only() -> None:
+    credentials = Credentials.from_values({**VALUES, "encrypt_rsa_key": "-----BEGIN pem"})
+    assert credentials.document()["encrypt_rsa_key"] == "-----BEGIN pem"
+    assert "encrypt_rsa_key" not in credentials.secret_data()
+    assert "passphrase" in credentials.secret_data()
+    assert "-----BEGIN pem" in credentials.secrets()
+    assert "BEGIN" not in repr(credentials)
+
+
 def test_no_value_is_ever_shown() -> None:
     credentials = Credentials.from_values(VALUES)
     assert {"hunter2", "s3cr3t-key", "t0ken", "env-secret", "open-sesame"} <= credentials.secrets()
@@ -61,7 +70,6 @@ def test_no_value_is_ever_shown() -> None:
         ({"storage": "file"}, "LocalStorage"),
         ({"envs": "{hunter2"}, "KeyInvalid"),
         ({"envs": '["hunter2"]'}, "KeyInvalid"),
-        ({"encrypt_rsa_key": "hunter2"}, "EncryptionUnsupported"),
         ({"format-options": "hunter2"}, "FormatOptionInvalid"),
     ],
 )

@@ -78,9 +78,16 @@ async def test_format_again_never_touches_an_encryption_key(tmp_path: Path) -> N
         store = await open_store()
         old = new_setting("demo", UUID).replaced(EncryptKey="pem").with_sealed_secrets(lambda count: bytes(count))
         await format_volume(store, old, force=False, no_update=False, now=START)
-        with pytest.raises(ConfigError, match="data encryption"):
-            await format_volume(store, new_setting("demo", UUID), force=True, no_update=False, now=START)
-        assert (await load_setting(store)).encode() == old.encode()
+        await format_volume(store, new_setting("demo", UUID, trash_days=3), force=True, no_update=False, now=START)
+        kept = await load_setting(store)
+        assert kept.encode() == old.replaced(TrashDays=3).encode()
+        assert kept.encrypt_key == "pem"
+        plain = new_setting("demo", UUID, secret_key="x")
+        with pytest.raises(ConfigError, match="sealed as its encryption key is"):
+            await format_volume(store, plain, force=True, no_update=False, now=START)
+        for other in (new_setting("demo", UUID, encrypt_key="other"), old.replaced(EncryptAlgo="chacha20-rsa")):
+            with pytest.raises(ConfigError, match="differs in Encrypt"):
+                await format_volume(store, other, force=False, no_update=False, now=START)
 
 
 async def test_format_over_what_is_no_volume(tmp_path: Path) -> None:

@@ -33,15 +33,15 @@ READABLE = (
     "sqlite-live",
     "sqlite-zstd",
     "sqlite-old",
+    "redis-chacha-lz4",
+    "sqlite-aes",
 )
 WITH_ACLS = ("redis-acl",)  # only one host can
 REFUSED = {
-    "redis-chacha-lz4": "encrypt",
     "redis-changelog": "change log",
     "redis-quota": "quota",
     "redis-tier": "tier",
     "sqlite-acl-quota": "quota",
-    "sqlite-aes": "encrypt",
 }
 TYPES = {
     "file": stat.S_ISREG,
@@ -132,7 +132,11 @@ def check_below(top: Path, entries: list[dict[str, Any]]) -> None:
     ("name", "host"),
     [*((name, host) for name in READABLE for host in ("kernel", "pyfuse3")), *((name, "kernel") for name in WITH_ACLS)],
 )
-def test_golden_volume_reads_back_as_the_real_client_saw_it(name: str, host: str, tmp_path: Path) -> None:
+def test_golden_volume_reads_back_as_the_real_client_saw_it(
+    name: str, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in json.loads((GOLDEN / name / "about.json").read_text()).get("env", {}).items():
+        monkeypatch.setenv(variable, value)
     expected = json.loads((GOLDEN / name / "expected.json").read_text())
     with (
         restored(name, tmp_path) as volume,

@@ -49,6 +49,7 @@ def test_the_workers_document() -> None:
         "access-key": "a",
         "secret-key": "s",
         "token": "t",
+        "passphrase": "p",
         "envs": {"A": "b"},
     }
     assert document(attach(1, **secrets)) == {
@@ -66,8 +67,9 @@ def test_the_workers_document() -> None:
         "envs": {"A": "b"},
         "name": "vol",
         "metrics": None,
+        "passphrase": "p",
     }
-    assert "storage" not in document(attach())
+    assert {"storage", "passphrase"}.isdisjoint(document(attach()))
 
 
 def test_older_generations_are_dropped(volumes: Volumes) -> None:

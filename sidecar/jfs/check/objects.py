@@ -133,9 +133,7 @@ class Expectation:
 
 
 def _size_rule(setting: Setting) -> Callable[[int, int], bool]:
-    """Whether an object of so many bytes can hold a block of *length* bytes (format §6.3)."""
-    if setting.members.get("EncryptKey"):
-        return lambda length, size: size > 0
+    """Whether an object with so many bytes of content, encryption aside, can hold a block of *length* bytes (format §6.3)."""
     if setting.compression == "none":
         return lambda length, size: size == length
     return lambda length, size: 0 < size <= length + length // 128 + 1024

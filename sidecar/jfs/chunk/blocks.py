@@ -67,7 +67,7 @@ class BlockStore:
         self._hash_prefix = self.format.hash_prefix
         self._codec = codec(self.format.compression)
         self.cheap_ranges = storage.cheap_ranges and self._codec is None
-        self.seekable = self._codec is None
+        self.seekable = self._codec is None and not storage.whole_only
         self._observe = observe
         self._uploads = asyncio.Semaphore(self.limits.max_uploads)
         self._downloads = asyncio.Semaphore(self.limits.max_downloads)

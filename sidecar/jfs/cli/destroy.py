@@ -60,7 +60,7 @@ async def _destroy(url: str, password: str, uuid: str, force: bool) -> int:
     from jfs.object.connect import open_volume
 
     async def delete_objects(setting: "Setting") -> None:
-        await remove_objects(open_volume(setting))
+        await remove_objects(open_volume(setting, names_only=True))
 
     store = await connect(url, password=password)
     try:
@@ -81,7 +81,7 @@ async def _from_document() -> int:
         raise ConfigError("the document has no uuid, that of the volume to destroy")
 
     async def delete_objects(setting: "Setting") -> None:
-        await remove_objects(given.open_volume(setting))
+        await remove_objects(given.open_volume(setting, names_only=True))
 
     store = await connect(given.metaurl, password=given.password)
     try:

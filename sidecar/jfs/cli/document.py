@@ -30,6 +30,8 @@ class Document:
     session_token: str = field(default="", repr=False)
     format_options: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    encrypt_rsa_key: str = field(default="", repr=False)
+    passphrase: str = field(default="", repr=False)
     uuid: str = ""
     path: str = ""
     force: bool = False
@@ -46,8 +48,9 @@ class Document:
         }
         return [(name, value) for name, value in pairs.items() if value]
 
-    def open_volume(self, setting: Setting) -> ObjectStorage:
-        """The objects of the volume of *setting*, with what the document gives in place of what the setting has."""
+    def open_volume(self, setting: Setting, *, names_only: bool = False) -> ObjectStorage:
+        """The objects of the volume of *setting*, with what the document gives in place of what the setting has; *names_only* as that of
+        `jfs.object.connect.open_volume`."""
         return open_volume(
             setting,
             storage=self.storage,
@@ -55,6 +58,8 @@ class Document:
             access_key=self.access_key,
             secret_key=self.secret_key,
             session_token=self.session_token,
+            passphrase=self.passphrase,
+            names_only=names_only,
         )
 
     def open_storage(self) -> ObjectStorage:
@@ -82,9 +87,6 @@ def parse(text: str) -> Document:
         raise ConfigError("standard input holds no JSON document") from None
     if not isinstance(members, dict):
         raise ConfigError("the JSON document on standard input must be an object")
-    for key in ("encrypt_rsa_key", "passphrase"):
-        if members.get(key):
-            raise ConfigError(f"{key}: data encryption is not supported by this client")
     envs = _envs(members.get("envs"))
     metaurl = _text(members, "metaurl")
     if not metaurl:
@@ -93,6 +95,8 @@ def parse(text: str) -> Document:
     for option, variable in (("access-key", "ACCESS_KEY"), ("secret-key", "SECRET_KEY"), ("token", "SESSION_TOKEN")):
         if given := envs.pop(variable, ""):
             members[option] = members.get(option) or given
+    passphrase = envs.pop("JFS_RSA_PASSPHRASE", "")
+    key = _text(members, "encrypt_rsa_key")
     os.environ.update(envs)
     return Document(
         metaurl=metaurl,
@@ -104,6 +108,8 @@ def parse(text: str) -> Document:
         session_token=_text(members, "token"),
         format_options=_text(members, "format-options"),
         password=password,
+        encrypt_rsa_key=key + "\n" if key else "",
+        passphrase=_text(members, "passphrase") or passphrase,
         uuid=_text(members, "uuid"),
         path=_text(members, "path"),
         force=members.get("force") is True,

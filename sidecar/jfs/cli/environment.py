@@ -5,7 +5,10 @@ from typing import Final
 
 from jfs.errors import ConfigError
 
-SECRET_VARIABLES: Final = ("META_PASSWORD", "REDIS_PASSWORD", "ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN")
+SECRET_VARIABLES: Final = (
+    *("META_PASSWORD", "REDIS_PASSWORD", "ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN"),
+    "JFS_RSA_PASSPHRASE",
+)
 
 
 def take_meta_password() -> str:
@@ -21,6 +24,11 @@ def take_meta_password() -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"the file {path} of META_PASSWORD_FILE cannot be read: {reason}") from error
+
+
+def take_rsa_passphrase() -> str:
+    """The passphrase of an encrypted volume's private key: JFS_RSA_PASSPHRASE; "" when there is none."""
+    return os.environ.pop("JFS_RSA_PASSPHRASE", "")
 
 
 def take_storage_keys() -> dict[str, str]:

@@ -24,6 +24,10 @@ Examples:
   jfs format redis://host:6379/1 myjfs --storage s3 --bucket https://s3.example.com/mybucket
   # at most 100 GiB, without trash
   jfs format sqlite3://myjfs.db myjfs --capacity 100 --trash-days 0
+  # encrypted; the passphrase of the key is needed by every mount, too
+  openssl genrsa -aes256 -out key.pem 2048
+  export JFS_RSA_PASSPHRASE=…
+  jfs format sqlite3://myjfs.db myjfs --encrypt-rsa-key key.pem
 
 options:
 """
@@ -50,24 +54,24 @@ def main(arguments: list[str]) -> int:
         return 0
     if arguments == ["--stdin"]:
         return asyncio.run(_from_document())
-    from jfs.cli.environment import take_meta_password, take_storage_keys
+    from jfs.cli.environment import take_meta_password, take_rsa_passphrase, take_storage_keys
     from jfs.cli.format_options import collect, split_arguments
 
     words, pairs = split_arguments(arguments)
     if len(words) != 2:
         raise ConfigError("jfs format needs two arguments: META-URL NAME; see `jfs format --help`")
     options = collect([*take_storage_keys().items(), *pairs])
-    return asyncio.run(_format(words[0], words[1], options, take_meta_password()))
+    return asyncio.run(_format(words[0], words[1], options, take_meta_password(), take_rsa_passphrase()))
 
 
-async def _format(url: str, name: str, options: "FormatOptions", password: str) -> int:
+async def _format(url: str, name: str, options: "FormatOptions", password: str, passphrase: str) -> int:
     from jfs.cli.formatting import format_store, plan
     from jfs.meta.connect import connect
 
-    fresh = plan(name, options)
+    fresh = plan(name, options, passphrase=passphrase)
     store = await connect(url, password=password)
     try:
-        done = await format_store(store, fresh, options)
+        done = await format_store(store, fresh, options, passphrase=passphrase)
     finally:
         await store.close()
     setting = done.setting
@@ -89,11 +93,18 @@ async def _from_document() -> int:
     given = document.read()
     if not given.name:
         raise ConfigError("the document has no name, that of the volume")
-    options = collect([*split_list(given.format_options), *given.storage_options()])
-    fresh = plan(given.name, options, given.uuid)
+    listed = split_list(given.format_options)
+    if any(name == "encrypt-rsa-key" for name, _ in listed):
+        raise ConfigError(
+            "format-options cannot name a file for encrypt-rsa-key: give the key itself as encrypt_rsa_key"
+        )
+    options = collect([*listed, *given.storage_options()])
+    if given.encrypt_rsa_key:
+        options.members["encrypt_key"] = given.encrypt_rsa_key
+    fresh = plan(given.name, options, given.uuid, passphrase=given.passphrase)
     store = await connect(given.metaurl, password=given.password)
     try:
-        done = await format_store(store, fresh, options, keep_existing=True)
+        done = await format_store(store, fresh, options, keep_existing=True, passphrase=given.passphrase)
     finally:
         await store.close()
     print(json.dumps({"name": done.setting.name, "uuid": done.setting.uuid, "formatted": done.created}))

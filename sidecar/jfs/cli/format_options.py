@@ -1,14 +1,14 @@
 """The options of `format` (format §10), from a command line or a document, as members of the setting record.
 
 An option is used or refused by name. Only what was given becomes a member, so that formatting again changes nothing else;
-`new_setting` has the defaults. Pure.
+`new_setting` has the defaults. Pure, but for reading the file of a private key.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from jfs.errors import ConfigError
-from jfs.format.setting import COMPRESSIONS, check_block_size
+from jfs.format.setting import COMPRESSIONS, ENCRYPTIONS, check_block_size
 from jfs.mount.units import size
 
 
@@ -44,6 +44,22 @@ def _compression(option: str, text: str) -> str:
     return text
 
 
+def _algorithm(option: str, text: str) -> str:
+    if text not in ENCRYPTIONS:
+        raise ConfigError(f"option {option}: {text!r} is none of {', '.join(ENCRYPTIONS)}")
+    return text
+
+
+def _key_file(option: str, text: str) -> str:
+    """The private key in file *text*, as it is: its passphrase, if any, stays on it."""
+    try:
+        with open(text, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"option {option}: the file {text} cannot be read: {reason}") from error
+
+
 def _shards(option: str, text: str) -> int:
     count = _count(option, text)
     if count > 256:
@@ -63,6 +79,12 @@ VALUES: Final[dict[str, tuple[str, Callable[[str, str], Any] | None, str]]] = {
     "compress": ("compression", _compression, "compression of blocks: none, lz4, zstd [none]"),
     "hash-prefix": ("hash_prefix", None, "spread object names by a hash prefix"),
     "shards": ("shards", _shards, "spread objects over N buckets; the bucket's name holds %d [0]"),
+    "encrypt-rsa-key": (
+        "encrypt_key",
+        _key_file,
+        "file of the RSA private key that data is encrypted under (passphrase: JFS_RSA_PASSPHRASE)",
+    ),
+    "encrypt-algo": ("encrypt_algo", _algorithm, "encryption: aes256gcm-rsa, chacha20-rsa [aes256gcm-rsa]"),
     "capacity": ("capacity", _gibibytes, "limit of the used space; a number is GiB [0: none]"),
     "inodes": ("inodes", _count, "limit of the number of files [0: none]"),
     "trash-days": ("trash_days", _count, "days that removed files are kept [1]"),
@@ -75,8 +97,6 @@ SWITCHES: Final = {
 # Options of the real client, whether they take a value, and what they would turn on.
 REFUSED: Final = {
     "tag": (True, "object tags"),
-    "encrypt-rsa-key": (True, "data encryption"),
-    "encrypt-algo": (True, "data encryption"),
     "ranger-rest-url": (True, "Apache Ranger permissions"),
     "ranger-service": (True, "Apache Ranger permissions"),
     "kerberos-config-file": (True, "Kerberos"),
@@ -102,8 +122,6 @@ def collect(options: Iterable[tuple[str, str | None]]) -> FormatOptions:
     for name, value in options:
         valued = takes_value(name)
         if name in REFUSED:
-            if name == "encrypt-algo" and value == "aes256gcm-rsa":
-                continue  # the default, which means nothing without a key
             raise ConfigError(f"option {name}: {REFUSED[name][1]} cannot be turned on by this client")
         if valued:
             if value is None:

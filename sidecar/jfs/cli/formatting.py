@@ -44,6 +44,8 @@ _MEMBERS: Final = {
     "hash_prefix": "HashPrefix",
     "capacity": "Capacity",
     "inodes": "Inodes",
+    "encrypt_key": "EncryptKey",
+    "encrypt_algo": "EncryptAlgo",
     "trash_days": "TrashDays",
     "enable_acl": "EnableACL",
 }
@@ -58,22 +60,22 @@ class Formatted(NamedTuple):
     changed: bool
 
 
-def plan(name: str, options: FormatOptions, uuid: str = "") -> Setting:
+def plan(name: str, options: FormatOptions, uuid: str = "", *, passphrase: str = "") -> Setting:
     """The setting of a new volume; ConfigError when something given cannot be meant. Contacts nothing, so it comes first."""
     setting = new_setting(name, _checked_uuid(uuid), **_completed(options.members))
-    open_volume(setting)
+    open_volume(setting, passphrase=passphrase)
     return setting
 
 
 async def format_store(
-    store: Store, fresh: Setting, options: FormatOptions, *, keep_existing: bool = False
+    store: Store, fresh: Setting, options: FormatOptions, *, keep_existing: bool = False, passphrase: str = ""
 ) -> Formatted:
     """Create the volume of `plan` in *store*, or change the given options of the volume that is there; with *keep_existing* an
     existing volume of this name is left as it is. ConfigError, VolumeError, StoreError, ObjectError: nothing has changed."""
     name = fresh.name
     old = await existing_setting(store)
     if old is None:
-        return await _create(store, fresh, keep_existing=keep_existing)
+        return await _create(store, fresh, keep_existing=keep_existing, passphrase=passphrase)
     if keep_existing and old.name != name:
         raise VolumeError(f"the database holds volume {old.name} already, not {name}: use another database")
     if options.no_update or keep_existing:
@@ -87,18 +89,18 @@ async def format_store(
             " another database, or --force"
         )
     if _checks_storage():
-        storage = open_volume(changed)
+        storage = open_volume(changed, passphrase=passphrase)
         try:
             await _try(storage)
         finally:
             await storage.close()
     sealed = changed.with_sealed_secrets(os.urandom)
     result = await format_volume(store, sealed, force=options.force, no_update=False, now=time.time_ns())
-    return Formatted(result.setting, open_volume(result.setting).describe(), False, True)
+    return Formatted(result.setting, open_volume(result.setting, names_only=True).describe(), False, True)
 
 
-async def _create(store: Store, setting: Setting, *, keep_existing: bool) -> Formatted:
-    storage = open_volume(setting)
+async def _create(store: Store, setting: Setting, *, keep_existing: bool, passphrase: str) -> Formatted:
+    storage = open_volume(setting, passphrase=passphrase)
     try:
         if _checks_storage():
             await _try(storage)

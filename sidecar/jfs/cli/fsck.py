@@ -54,15 +54,15 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"--repair-dir-mode {options.repair_dir_mode} is out of range, 0 to 7777")
     if options.path and not options.path.startswith("/"):
         raise ConfigError("--path must be absolute: it begins with / at the volume's root")
-    from jfs.cli.environment import take_meta_password
+    from jfs.cli.environment import take_meta_password, take_rsa_passphrase
     from jfs.mount import logs
 
     if not logging.getLogger().handlers:
         logs.to_stderr()
-    return asyncio.run(_run(options, mode, take_meta_password()))
+    return asyncio.run(_run(options, mode, take_meta_password(), take_rsa_passphrase()))
 
 
-async def _run(options: argparse.Namespace, mode: int, password: str) -> int:
+async def _run(options: argparse.Namespace, mode: int, password: str, passphrase: str) -> int:
     from jfs.format.setting import check_identity, check_usable
     from jfs.meta.connect import connect
     from jfs.meta.volume import load_setting
@@ -76,7 +76,7 @@ async def _run(options: argparse.Namespace, mode: int, password: str) -> int:
             check_usable(setting)
         if options.sync_dir_stat and not setting.dir_stats:
             log.warning("dir stats is disabled, flag '--sync-dir-stat' will be ignored")
-        storage = open_volume(setting)
+        storage = open_volume(setting, passphrase=passphrase)
         log.info("Data use %s", storage.describe())
         try:
             check = _Check(store, storage, setting, options, mode)
@@ -215,7 +215,7 @@ class _Check:
             uuid = bytes(await self._storage.get(_UUID_OBJECT)).decode("ascii", "replace").strip()
         except JfsError:
             return  # old volumes have none; an unusable storage shows at the next request
-        if uuid != self._setting.uuid and not self._setting.members.get("EncryptKey"):
+        if uuid != self._setting.uuid:
             log.warning("%s belongs to volume %s, not to %s", self._storage.describe(), uuid, self._setting.uuid)
 
     async def _all_data(self) -> "tuple[list[Lost], list[tuple[Block, int]], list[tuple[Block, str]]]":
@@ -261,7 +261,7 @@ class _Check:
 
         if not self._options.content:
             return None
-        check_usable(self._setting)  # encrypted blocks cannot be read
+        check_usable(self._setting)  # blocks of another format are not judged
         setting = self._setting
         return ContentCheck(
             BlockStore(

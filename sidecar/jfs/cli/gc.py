@@ -42,15 +42,15 @@ def main(arguments: list[str]) -> int:
     skipped = os.environ.get(_SKIPPED_TIME, "3600")
     if not skipped.isdigit():
         raise ConfigError(f"{_SKIPPED_TIME} must be a number of seconds, not {skipped!r}")
-    from jfs.cli.environment import take_meta_password
+    from jfs.cli.environment import take_meta_password, take_rsa_passphrase
     from jfs.mount import logs
 
     if not logging.getLogger().handlers:
         logs.to_stderr()
-    return asyncio.run(_run(options, int(skipped), take_meta_password()))
+    return asyncio.run(_run(options, int(skipped), take_meta_password(), take_rsa_passphrase()))
 
 
-async def _run(options: argparse.Namespace, skipped: int, password: str) -> int:
+async def _run(options: argparse.Namespace, skipped: int, password: str, passphrase: str) -> int:
     from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
     from jfs.format.setting import check_identity, check_usable
     from jfs.meta.connect import connect
@@ -64,7 +64,7 @@ async def _run(options: argparse.Namespace, skipped: int, password: str) -> int:
         if options.delete or options.compact:
             check_usable(setting)
         blocks = BlockStore(
-            open_volume(setting),
+            open_volume(setting, passphrase=passphrase),
             BlockFormat(setting.block_size, setting.compression, setting.hash_prefix),
             BlockLimits(max_uploads=options.threads, max_downloads=max(options.threads, 4)),
         )

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Final
 
-from jfs.cli.environment import SECRET_VARIABLES, take_meta_password
+from jfs.cli.environment import SECRET_VARIABLES, take_meta_password, take_rsa_passphrase
 from jfs.errors import ConfigError, JfsError
 
 _USAGE: Final = """\
@@ -110,7 +110,11 @@ def _mount(arguments: list[str]) -> int:
     from jfs.mount.serve import MountRequest
 
     request = MountRequest(
-        _absolute(words[0]), mountpoint.check(words[1], force=config.force), config, password=take_meta_password()
+        _absolute(words[0]),
+        mountpoint.check(words[1], force=config.force),
+        config,
+        password=take_meta_password(),
+        passphrase=take_rsa_passphrase(),
     )
     traces.wipe(SECRET_VARIABLES)
     if config.background:

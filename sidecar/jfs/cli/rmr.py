@@ -50,7 +50,7 @@ async def _from_document() -> int:
     try:
         setting = await load_setting(store)
         blocks = BlockStore(
-            given.open_volume(setting),
+            given.open_volume(setting, names_only=True),
             BlockFormat(setting.block_size, setting.compression, setting.hash_prefix),
         )
     except BaseException:

@@ -60,10 +60,14 @@ _ORDER: Final = {name: place for place, name in enumerate(MEMBERS)}
 SECRETS: Final = ("SecretKey", "SessionToken", "EncryptKey")
 MIN_VERSION_ACL: Final = "1.2.0-A"  # what a volume with ACLs demands of its clients (format §2.6)
 # Members that `format` on an existing volume must not change unless forced (format §2.3).
-FIXED: Final = ("Name", "BlockSize", "Compression", "Shards", "HashPrefix", "MetaVersion")
+FIXED: Final = (
+    *("Name", "BlockSize", "Compression", "Shards", "HashPrefix", "MetaVersion"),
+    *("EncryptKey", "EncryptAlgo"),  # which the real client lets go, together with all data
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9\-]{1,61}[a-z0-9]")
 _BLOCK_MIN, _BLOCK_MAX = 64 << 10, 16 << 20
 COMPRESSIONS: Final = ("none", "lz4", "zstd")
+ENCRYPTIONS: Final = ("aes256gcm-rsa", "chacha20-rsa")
 # What Go's encoder escapes beyond JSON's own rules.
 _HTML = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -166,8 +170,18 @@ class Setting:
 
     @property
     def encrypt_key(self) -> str:
-        """The decrypted PEM text of the data encryption key."""
+        """The decrypted PEM text of the data encryption key, which may itself be protected by a passphrase."""
         return self._secret("EncryptKey")
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether objects are encrypted."""
+        return bool(self._text("EncryptKey"))
+
+    @property
+    def encrypt_algo(self) -> str:
+        """How objects are encrypted when they are: aes256gcm-rsa, chacha20-rsa, sm4gcm."""
+        return self._text("EncryptAlgo") or ENCRYPTIONS[0]
 
     @property
     def block_size(self) -> int:
@@ -272,6 +286,8 @@ def new_setting(
     hash_prefix: bool = False,
     capacity: int = 0,
     inodes: int = 0,
+    encrypt_key: str = "",
+    encrypt_algo: str = ENCRYPTIONS[0],
     trash_days: int = 1,
     dir_stats: bool = True,
     enable_acl: bool = False,
@@ -280,6 +296,8 @@ def new_setting(
     check_name(name)
     if compression not in COMPRESSIONS:
         raise ConfigError(f"compression {compression!r} is not known: use one of {', '.join(COMPRESSIONS)}")
+    if encrypt_algo not in ENCRYPTIONS:
+        raise ConfigError(f"encryption {encrypt_algo!r} is not known: use one of {', '.join(ENCRYPTIONS)}")
     for what, number in (("capacity", capacity), ("inodes", inodes), ("trash days", trash_days), ("shards", shards)):
         if number < 0:
             raise ConfigError(f"{what} must not be negative: got {number}")
@@ -299,7 +317,8 @@ def new_setting(
         "HashPrefix": hash_prefix,
         "Capacity": capacity,
         "Inodes": inodes,
-        "EncryptAlgo": "aes256gcm-rsa",
+        "EncryptKey": encrypt_key,
+        "EncryptAlgo": encrypt_algo,
         "TrashDays": trash_days,
         "MetaVersion": META_VERSION,
         "MinClientVersion": MIN_VERSION_ACL if enable_acl else "1.1.0-A",
@@ -367,6 +386,10 @@ def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
             raise VolumeError(
                 f"{volume} uses {feature}, which this client does not support: mount it with JuiceFS itself"
             )
+    if setting.is_encrypted and setting.encrypt_algo not in ENCRYPTIONS:
+        raise VolumeError(
+            f"{volume} is encrypted with {setting.encrypt_algo}, which this client does not support: mount it with JuiceFS itself"
+        )
     tiers = setting.members.get("Tiers")
     if isinstance(tiers, dict) and any(tier != "0" for tier in tiers):
         raise VolumeError(
@@ -375,7 +398,6 @@ def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
 
 
 _UNSUPPORTED: Final = {
-    "EncryptKey": "data encryption",
     "UserGroupQuota": "user and group quotas",
     "ChangeLog": "the metadata change log",
     "RangerRestUrl": "Apache Ranger permissions",
@@ -396,6 +418,10 @@ def changed_fixed(old: Setting, new: Setting) -> list[str]:
                 return setting.shards
             case "MetaVersion":
                 return setting.meta_version or META_VERSION
+            case "EncryptKey":
+                return setting.encrypt_key
+            case "EncryptAlgo":  # means nothing without a key
+                return setting.encrypt_algo if old.is_encrypted and new.is_encrypted else ""
         return setting.members.get(name) or 0
 
     return [name for name in FIXED if normal(old, name) != normal(new, name)]

@@ -74,6 +74,7 @@ class MountRequest:
     password: str = field(default="", repr=False)
     keys: StorageKeys = field(default_factory=StorageKeys, repr=False)
     name: str = ""
+    passphrase: str = field(default="", repr=False)
 
 
 class Mount:
@@ -226,6 +227,7 @@ class Mount:
             access_key=keys.access_key,
             secret_key=keys.secret_key,
             session_token=keys.session_token,
+            passphrase=self.request.passphrase,
         )
         self._opened_storage = storage
         try:

@@ -46,7 +46,11 @@ def parse(line: str) -> tuple[MountRequest, dict[str, str]]:
         chosen = config.with_changes(chosen, read_only=True, mount_flags=tuple({*chosen.mount_flags, "ro"}))
     chosen = config.with_changes(chosen, metrics=document.get("metrics") or "")
     password = str(document.get("password") or envs.pop("META_PASSWORD", ""))
-    return MountRequest(str(meta_url), str(where), chosen, password, keys, str(document.get("name") or "")), envs
+    passphrase = str(document.get("passphrase") or envs.pop("JFS_RSA_PASSPHRASE", ""))
+    request = MountRequest(
+        str(meta_url), str(where), chosen, password, keys, str(document.get("name") or ""), passphrase=passphrase
+    )
+    return request, envs
 
 
 def replaces(line: str) -> bool:

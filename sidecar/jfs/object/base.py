@@ -32,6 +32,11 @@ class ObjectStorage(Protocol):
         then neither caches blocks nor reads ahead, since the kernel already does both."""
         ...
 
+    @property
+    def whole_only(self) -> bool:
+        """Whether a range of an object is had by reading all of it (encrypted objects): then nothing is gained by asking for one."""
+        ...
+
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         """The bytes [offset, offset+size) of an object, up to its end when *size* is negative; fewer where the object ends
         earlier. The caller must not change what it gets. ObjectNotFound when there is none."""

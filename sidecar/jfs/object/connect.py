@@ -85,8 +85,12 @@ def open_volume(
     secret_key: str = "",
     session_token: str = "",
     options: StorageOptions | None = None,
+    passphrase: str = "",
+    names_only: bool = False,
 ) -> ObjectStorage:
-    """The objects of the volume of *setting*; each argument that is not empty replaces the setting's. ConfigError."""
+    """The objects of the volume of *setting*; each argument that is not empty replaces the setting's. *passphrase* opens the private
+    key of an encrypted volume; with *names_only* it is not needed, and contents must not be read or written. ConfigError;
+    VolumeError when the key does not open."""
     kind, where = storage or setting.storage, bucket or setting.bucket
     used = replace(options or StorageOptions(), storage_class=setting.storage_class)
 
@@ -100,12 +104,24 @@ def open_volume(
             options=used,
         )
 
+    def whole(inner: ObjectStorage) -> ObjectStorage:
+        if names_only or not setting.is_encrypted:
+            return for_volume(inner, setting.name)
+        return for_volume(_encrypted(inner, setting, passphrase), setting.name)
+
     if not setting.shards:
-        return for_volume(one(where), setting.name)
+        return whole(one(where))
     if where.count("%d") != 1:
         raise ConfigError(f"the bucket {where} must hold %d once, which stands for the number of each of the shards")
     shards = [one(where.replace("%d", str(number))) for number in range(setting.shards)]
-    return for_volume(ShardedStorage(shards), setting.name)
+    return whole(ShardedStorage(shards))
+
+
+def _encrypted(inner: ObjectStorage, setting: Setting, passphrase: str) -> ObjectStorage:
+    from jfs.object.encrypted import EncryptedStorage
+    from jfs.object.encryption import load
+
+    return EncryptedStorage(inner, load(setting.encrypt_key, setting.encrypt_algo, passphrase, setting.name))
 
 
 def default_bucket(kind: str) -> str:

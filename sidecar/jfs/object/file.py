@@ -35,6 +35,7 @@ class FileStorage:
     """All files below *root*, an absolute directory."""
 
     cheap_ranges = True
+    whole_only = False
 
     def __init__(self, root: str) -> None:
         self._root = root if root.endswith("/") else root + "/"

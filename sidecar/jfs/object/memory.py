@@ -14,6 +14,7 @@ class MemoryStorage:
     """A dictionary of objects."""
 
     cheap_ranges = False
+    whole_only = False
 
     def __init__(self, place: str = "") -> None:
         self._place = place

@@ -60,6 +60,7 @@ class S3Storage:
     """One bucket. Without keys the environment's credentials are used; the access key `anonymous` sends unsigned requests."""
 
     cheap_ranges = False
+    whole_only = False
 
     def __init__(
         self,

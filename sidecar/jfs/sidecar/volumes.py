@@ -294,6 +294,8 @@ def document(attach: frames.Attach) -> dict[str, Any]:
     }
     if storage:
         result["storage"] = storage
+    if secrets.get("passphrase"):
+        result["passphrase"] = str(secrets["passphrase"])
     return result
 
 

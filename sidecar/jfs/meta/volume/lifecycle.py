@@ -73,21 +73,25 @@ def updated(old: Setting, new: Setting, *, force: bool) -> Setting:
 
     ConfigError naming the members that differ though they must not, unless *force*.
     """
+    if old.is_encrypted and not new.is_encrypted:
+        if (new.secret_key or new.session_token) and bool(new.members.get("KeyEncrypted")) != bool(
+            old.members.get("KeyEncrypted")
+        ):
+            raise ConfigError(f"the secrets for the existing volume {old.name} must be sealed as its encryption key is")
+        new = new.replaced(EncryptKey=old.members["EncryptKey"], KeyEncrypted=old.members.get("KeyEncrypted"))
     wrong = changed_fixed(old, new)
     if wrong and not force:
         raise ConfigError(
             f"volume {old.name} exists already and differs in {', '.join(wrong)}: format it with the same values, use another "
             "database, or --force"
         )
-    if old.members.get("EncryptKey"):
-        raise ConfigError(
-            f"volume {old.name} uses data encryption, which this client does not support: change it with `juicefs config`"
-        )
     if new.members.get("KeyEncrypted") and new.uuid != old.uuid:
         raise ConfigError(f"the secrets are sealed for another UUID than that of the existing volume {old.name}")
     changes = {name: value for name, value in new.members.items() if name not in _KEPT}
     for name in ("AccessKey", "SecretKey", "SessionToken", "KeyEncrypted", "Capacity", "Inodes", "StorageClass"):
         changes.setdefault(name, new.members.get(name))
+    if new.is_encrypted:
+        changes["EncryptAlgo"] = new.encrypt_algo
     return old.replaced(**changes)
 
 

@@ -30,6 +30,9 @@ class Scenario:
     @classmethod
     def begin(cls, cluster: Cluster, name: str) -> "Scenario":
         kubectl = cluster.kubectl(name)
+        if kubectl.find("namespace", name):  # of a run that was killed, on a kept cluster
+            kubectl("delete", "pods", "--all", "--force", "--grace-period=0")
+            kubectl("delete", "namespace", name)
         kubectl.apply(documents.namespace(name, LABELS))
         until("the namespace's service account", lambda: kubectl.find("serviceaccount", "default"))
         return cls(cluster, name, kubectl)

@@ -67,14 +67,14 @@ def test_wrong_credentials_reach_the_pod(scenario: Scenario) -> None:
     """The pod's events say what is wrong without saying the password; it can be deleted; the right password mends it."""
     right = scenario.credentials()
     scenario.volume()
-    wrong = right | {"metaurl": right["metaurl"].replace("redis-password", "wrong-password")}
+    wrong = right | {"metaurl": right["metaurl"].replace("redis-password", "not-the-right-one")}
     scenario.kubectl.apply(documents.secret("wrong", wrong), *static_volume(scenario, "static", "wrong"))
     scenario.kubectl.apply(documents.pod("app", mounts={"static": "/data"}))
 
     message = scenario.event("app", names.EVENT_MOUNT_FAILED)
 
     assert "password" in message.lower() or "credentials" in message.lower() or "auth" in message.lower()
-    assert "wrong-password" not in json.dumps(scenario.kubectl.get("events"))
+    assert "not-the-right-one" not in json.dumps(scenario.kubectl.get("events"))
     uid = scenario.uid("app")
     scenario.delete("app")
     scenario.gone(uid)
@@ -105,12 +105,12 @@ def test_missing_secret_and_recovery(scenario: Scenario) -> None:
 
 def test_wrong_password_shows_on_the_volume(scenario: Scenario) -> None:
     right = scenario.credentials()
-    wrong = right | {"metaurl": right["metaurl"].replace("redis-password", "wrong-password")}
+    wrong = right | {"metaurl": right["metaurl"].replace("redis-password", "not-the-right-one")}
     scenario.kubectl.apply(documents.secret("bad", wrong), documents.volume("files", "bad"))
     scenario.kubectl.wait("jfsv/files", "condition=Formatted=False")
 
     assert scenario.condition("files", "Ready")[0] == "False"
-    assert "wrong-password" not in json.dumps(scenario.kubectl.get("jfsv", "files"))
+    assert "not-the-right-one" not in json.dumps(scenario.kubectl.get("jfsv", "files"))
     assert scenario.kubectl.find("pvc", "files") is None
     scenario.kubectl.apply(documents.secret("bad", right))
     scenario.ready("files")

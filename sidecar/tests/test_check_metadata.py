@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from jfs.check import check, examine
-from jfs.check.examine import repair
+from jfs.check.examination import repair
 from jfs.check.paths import Paths, inodes_of
 from jfs.format.constants import ROOT
 from jfs.meta.model.keys import ChunkKey, CounterKey, NodeKey
@@ -187,6 +187,7 @@ async def test_what_changes_while_it_is_looked_at_is_no_damage(tmp_path: Path, m
             await new_file(meta, b"new-%d" % looks)
 
         monkeypatch.setattr(meta.store, "scan", busy)
+        monkeypatch.setattr("jfs.check.examination.SETTLE", 0.0)
         _, damages = await examine(meta.store, now=made.clock.now // 10**9)
         assert looks == 2
         assert damages == []

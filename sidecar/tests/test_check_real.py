@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -223,3 +224,48 @@ async def test_golden_volumes_have_no_damage_but_what_is_known(name: str, tmp_pa
         assert not listing.leaked.number
         if name != "sqlite-old":  # misses objects for the real client too
             assert not listing.absent
+
+
+def test_a_volume_in_use_has_no_damage(url: str, tmp_path: Path) -> None:
+    """Both clients work on one volume while it is examined: what moves is no damage."""
+    volume = Volume(url, tmp_path / "objects").format("--block-size", "64K", "--trash-days", "0")
+    ended = threading.Event()
+
+    def work(top: Path, seed: int) -> None:
+        randomness = random.Random(seed)
+        top.mkdir()
+        round = 0
+        while not ended.is_set():
+            round += 1
+            folder = top / f"d{round}"
+            folder.mkdir()
+            for number in range(5):
+                (folder / f"f{number}").write_bytes(randomness.randbytes(20_000))
+            os.link(folder / "f0", top / f"link{round}")
+            os.rename(folder / "f1", top / f"moved{round}")
+            with (folder / "f2").open("r+b", buffering=0) as file:
+                for _ in range(6):
+                    os.pwrite(file.fileno(), b"x" * 100, randomness.randrange(20_000))
+                    os.fsync(file.fileno())
+            (folder / "f2").read_bytes()
+            if round > 3:
+                shutil.rmtree(top / f"d{round - 3}")
+
+    with mounted(volume, tmp_path / "mnt") as ours, really_mounted(volume, tmp_path / "real") as theirs:
+        workers = [
+            threading.Thread(target=work, args=(ours / "ours", 1)),
+            threading.Thread(target=work, args=(theirs / "theirs", 2)),
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            checked = jfs("fsck", url, check=False)
+            assert checked.returncode == 0, said(checked)
+            collected = run(*JFS, "gc", url, check=False)
+            assert collected.returncode == 0, said(collected)
+        finally:
+            ended.set()
+            for worker in workers:
+                worker.join()
+    assert jfs("fsck", url).returncode == 0
+    assert jfs("gc", url).returncode == 0

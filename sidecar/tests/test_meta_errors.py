@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from jfs.check.examine import repair
+from jfs.check.examination import repair
 from jfs.format.constants import APPEND, FIFO, FILE, IMMUTABLE, TRASH
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey

@@ -10,6 +10,6 @@ what is found both times is damage.
 """
 
 from jfs.check.damage import Damage
-from jfs.check.examine import check, examine
+from jfs.check.examination import check, examine
 
 __all__ = ["Damage", "check", "examine"]

@@ -20,7 +20,7 @@ from jfs.object.base import Data
 
 READS: Final = 4
 _WHOLE_FROM: Final = 4  # a part of at least 1/4 of a block is had by reading all of it, when others follow
-_KEPT: Final = 4  # source blocks kept while their neighbours are copied
+_KEPT: Final = 2  # source blocks kept while their neighbours are copied
 
 
 class _Part(NamedTuple):
@@ -103,7 +103,7 @@ class _Source:
         length = block_length(first.size, first.indx, self._blocks.block_size)
         whole = self._whole.get(name)
         wanted = sum(part.length for part in group)
-        if whole is None and (not self._blocks.seekable or wanted * _WHOLE_FROM >= length or len(group) > 1):
+        if whole is None and (not self._blocks.seekable or wanted * _WHOLE_FROM >= length or len(group) > READS):
             whole = await self._blocks.get_block(first.id, first.size, first.indx)
             self._whole[name] = whole
             if len(self._whole) > _KEPT:

@@ -110,7 +110,7 @@ class _Check:
 
     async def metadata(self) -> bool:
         """Examine, and repair when asked; whether nothing is wrong afterwards."""
-        from jfs.check.examine import examine, repair
+        from jfs.check.examination import examine, repair
         from jfs.check.paths import Paths, inodes_of
 
         options = self._options

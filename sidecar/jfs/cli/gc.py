@@ -81,7 +81,7 @@ async def _collect(
     store: "Store", setting: "Setting", blocks: "BlockStore", options: argparse.Namespace, skipped: int
 ) -> int:
     from jfs.check.collect import count_delayed, is_leak
-    from jfs.check.examine import examine
+    from jfs.check.examination import examine
     from jfs.check.objects import NOTHING, Expectation, compare
     from jfs.check.verify import Bounded
 
@@ -153,7 +153,7 @@ async def _change(
 ) -> "tuple[Tally, Tally]":
     """Compact and delete as the options say; the deleted files and delayed slices."""
     from jfs.check.collect import compact_all, delete_delayed, delete_files, delete_pending, is_leak
-    from jfs.check.examine import examine, repair
+    from jfs.check.examination import examine, repair
     from jfs.check.objects import NOTHING
     from jfs.chunk.compaction import SliceCopier
     from jfs.meta.volume import Meta, MetaOptions

@@ -134,10 +134,13 @@ class Compaction:
                 return await self.compact(*key, at_least=2 if quiet else EVERY - 1)
         except FsError as error:
             log.warning("compaction of chunk %d of inode %d was given up: %s", key[1], key[0], error)
+            self._remember(self._settled, key, self._lengths.get(key, 0))  # until its list changes
         except ObjectNotFound as error:  # the chunk was changed meanwhile, or its data are lost: reads will tell
             log.info("compaction of chunk %d of inode %d was given up: %s", key[1], key[0], error)
+            self._remember(self._settled, key, self._lengths.get(key, 0))
         except (ObjectError, StoreError) as error:
             log.warning("compaction of chunk %d of inode %d failed: %s", key[1], key[0], error)
+            self._remember(self._settled, key, self._lengths.get(key, 0))
         finally:
             del self._tasks[key]
             self._written.pop(key, None)

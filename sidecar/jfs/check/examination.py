@@ -1,9 +1,11 @@
 """From a store to its damages, and the repair of those that can be (see `jfs.check`).
 
-A mounted volume changes between the passes: it is examined twice and only what both found is damage. Repair goes in rounds,
-what there is (attributes, names, removals) before the numbers that are counted from it, each round examining anew.
+A mounted volume changes between the passes: it is examined twice, some seconds apart, and only what both found is damage.
+Repair goes in rounds, what there is (attributes, names, removals) before the numbers that are counted from it, each round
+examining anew.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +21,9 @@ from jfs.meta.volume import load_setting
 log = logging.getLogger(__name__)
 
 _ROUNDS: Final = 5
+SETTLE: Final = (
+    3.0  # seconds after which real clients have written the usage and counters that they collect (format §7.2)
+)
 # What numbers are counted from, to be repaired before them.
 _STRUCTURE: Final = frozenset({"attributes", "removed", "sustained", "leaked", "queue", "leftover"})
 
@@ -36,6 +41,7 @@ async def examine(store: Store, *, directory_mode: int = 0o755, now: int | None 
     facts = await gather(store, setting, now=now)
     damages = _judged(facts, directory_mode)
     if damages and facts.is_mounted:
+        await asyncio.sleep(SETTLE)
         before = {damage.identity for damage in damages}
         facts = await gather(store, setting, now=now)
         damages = [damage for damage in _judged(facts, directory_mode) if damage.identity in before]

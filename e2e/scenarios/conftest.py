@@ -1,6 +1,7 @@
 """One cluster with the chart and its back ends for all scenarios, and a namespace for each.
 
-While working on a scenario, `E2E_KEEP=1` keeps the cluster for the next run, which upgrades what has changed in it.
+While working on a scenario, `E2E_KEEP=1` keeps the cluster for the next run, which upgrades what has changed in it; `E2E_CLUSTER` names
+another than the one of all test runs on this machine.
 A scenario that fails leaves a report of what a person would look at in `reports/`; its summary is part of the test's output.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import images, install
+from e2e import cache, images, install
 from e2e.cluster import Cluster, diagnosis
 from e2e.scenario import Scenario
 
@@ -29,18 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster() -> Iterator[Cluster]:
     """A one-node cluster with the product installed."""
     archives = {name: images.path(name) for name in images.NAMES}
-    cluster = Cluster.named("scenarios")
+    cluster = Cluster.named(os.environ.get("E2E_CLUSTER", "scenarios"))
     keep = os.environ.get("E2E_KEEP") == "1"
-    if not (keep and cluster.healthy()):
-        cluster.up(archives["pause"], archives["coredns"])
-    try:
-        install.load(cluster, archives.values())
-        install.backends(cluster.kubectl())
-        install.chart(cluster.kubectl(), archives["operator"])
-        yield cluster
-    finally:
-        if not keep:
-            cluster.down()
+    with cache.locked(f"cluster-{cluster.instance.name}"):  # a second test run waits instead of taking this one's down
+        try:
+            if not (keep and cluster.healthy()):
+                cluster.up(archives["pause"], archives["coredns"])
+            install.load(cluster, archives.values())
+            install.backends(cluster.kubectl())
+            install.chart(cluster.kubectl(), archives["operator"])
+            yield cluster
+        finally:
+            if not keep:
+                cluster.down()
 
 
 @pytest.fixture

@@ -186,11 +186,11 @@ async def on_disk(folder: Path, **setting: Any) -> AsyncIterator[tuple[str, File
 async def run_fsck(url: str, *words: str) -> int:
     options = {"url": url, "path": "", "recursive": False, "repair": False, "sync_dir_stat": False, "content": False}
     options |= dict(zip(words[::2], words[1::2], strict=True))
-    return await fsck._run(argparse.Namespace(**options), 0o755, "")
+    return await fsck._run(argparse.Namespace(**options), 0o755, "", "")
 
 
 async def run_gc(url: str, *, compact: bool = False, delete: bool = False, skipped: int = 0) -> int:
-    return await gc._run(argparse.Namespace(url=url, compact=compact, delete=delete, threads=4), skipped, "")
+    return await gc._run(argparse.Namespace(url=url, compact=compact, delete=delete, threads=4), skipped, "", "")
 
 
 async def test_fsck_tells_and_repairs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

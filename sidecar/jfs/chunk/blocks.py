@@ -17,6 +17,7 @@ from typing import Final
 
 from jfs.chunk.compression import codec
 from jfs.chunk.naming import block_key, block_length, slice_keys
+from jfs.chunk.rate import RateLimit
 from jfs.errors import ObjectError, ObjectNotFound, ObjectUnavailable, StorageFull
 from jfs.object.base import Data, ObjectStorage
 
@@ -46,6 +47,8 @@ class BlockLimits:
     io_retries: int = 10
     max_uploads: int = 20
     max_downloads: int = 200
+    upload_rate: RateLimit | None = None
+    download_rate: RateLimit | None = None
     pause: Callable[[int], float] = lambda tried: tried * tried * random.uniform(0.75, 1.0)
 
 
@@ -69,6 +72,7 @@ class BlockStore:
         self.cheap_ranges = storage.cheap_ranges and self._codec is None
         self.seekable = self._codec is None and not storage.whole_only
         self._observe = observe
+        self._stored_part = 1.0  # of a block's length that its object has, as those read last had
         self._uploads = asyncio.Semaphore(self.limits.max_uploads)
         self._downloads = asyncio.Semaphore(self.limits.max_downloads)
 
@@ -87,6 +91,8 @@ class BlockStore:
     async def _put(self, key: str, content: Data) -> None:
         tried = 0
         while True:
+            if self.limits.upload_rate is not None:
+                await self.limits.upload_rate.take(len(content))
             began = time.monotonic()
             try:
                 async with asyncio.timeout(self.limits.put_timeout):
@@ -131,7 +137,16 @@ class BlockStore:
             began = time.monotonic()
             try:
                 async with self._downloads:
-                    data = await self._request(key, offset, length)
+                    rate = self.limits.download_rate
+                    if rate is None:
+                        data = await self._request(key, offset, length)
+                    else:  # how long a compressed object is shows only afterwards
+                        expected = round(length * self._stored_part)
+                        await rate.take(expected)
+                        began = time.monotonic()
+                        data = await self._request(key, offset, length)
+                        rate.give_back(expected - len(data))
+                        self._stored_part += (len(data) / max(length, 1) - self._stored_part) / 2
                 block = data if self._codec is None else await self._unpack(key, data, length)
                 if len(block) != length:
                     raise ObjectUnavailable(

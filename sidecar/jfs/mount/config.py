@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 from jfs.errors import ConfigError
 from jfs.fuse.mounting import FLAGS
-from jfs.mount.units import duration, size
+from jfs.mount.units import duration, megabits, size
 
 HOSTS: Final = ("kernel", "pyfuse3")
 AtimeMode = Literal["noatime", "relatime", "strictatime"]
@@ -55,6 +55,8 @@ class MountConfig:
     io_retries: int = 10
     max_uploads: int = 20
     max_downloads: int = 200
+    upload_limit: float = 0.0  # Mbit/s; 0: the setting's
+    download_limit: float = 0.0
     max_deletes: int = 10
     check_storage: bool = False
     # data
@@ -175,6 +177,8 @@ _TABLE: Final = (
     Option("io-retries", "io_retries", _whole, "tries after a failed one [10]"),
     Option("max-uploads", "max_uploads", _at_least_one, "uploads at a time [20]"),
     Option("max-downloads", "max_downloads", _at_least_one, "downloads at a time [200]"),
+    Option("upload-limit", "upload_limit", megabits, "most Mbit/s of uploads, in place of the volume's setting"),
+    Option("download-limit", "download_limit", megabits, "most Mbit/s of downloads, in place of the volume's setting"),
     Option("max-deletes", "max_deletes", _whole, "deletions at a time, 0 for none [10]"),
     Option("check-storage", "check_storage", None, "put, get and delete a test object before mounting"),
     Option("buffer-size", "buffer_size", _mebibytes, "memory for data on the way [300M]"),
@@ -220,7 +224,7 @@ REFUSED: Final = (
         "sort-dir",
         "storage-class",
     ),
-    *("upload-limit", "download-limit", "update-fstab", "writeback_cache", "tag", "consul", "pyroscope"),
+    *("update-fstab", "writeback_cache", "tag", "consul", "pyroscope"),
 )
 # Words of fstab and of mount(8) that are not for the file system.
 _FSTAB: Final = (

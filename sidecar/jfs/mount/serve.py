@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
 from jfs.chunk.budget import Budget
 from jfs.chunk.compaction import SliceCopier
+from jfs.chunk.rate import RateLimit
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
 from jfs.errors import ConfigError, FsError, ObjectNotFound, VolumeError
@@ -157,6 +158,8 @@ class Mount:
                 io_retries=config.io_retries,
                 max_uploads=config.max_uploads,
                 max_downloads=config.max_downloads,
+                upload_rate=RateLimit(lambda: config.upload_limit or meta.setting.upload_limit),
+                download_rate=RateLimit(lambda: config.download_limit or meta.setting.download_limit),
             ),
             observe=measuring.object_observer(REGISTRY, setting.storage_class),
         )

@@ -19,6 +19,19 @@ def size(option: str, text: str, unit: str = "B") -> int:
     return int(float(number) * (1 << _SIZES[given.upper() or unit]))
 
 
+_MEGABITS = {"": 1.0, "M": 1.0, "G": 1e3, "T": 1e6, "P": 1e9}
+_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([MGTP]?)(?:bps)?$", re.IGNORECASE)
+
+
+def megabits(option: str, text: str) -> float:
+    """Mbit/s of *text*: a plain number, or one with M, G, T, P in steps of 1000. ConfigError names *option*."""
+    match = _RATE.match(text.strip())
+    if match is None:
+        raise ConfigError(f"option {option}: {text!r} is not a rate in Mbit/s; write it like 100 or 1.5G")
+    number, unit = match.groups()
+    return float(number) * _MEGABITS[unit.upper()]
+
+
 def duration(option: str, text: str) -> float:
     """Seconds of *text*; a plain number is seconds. ConfigError names *option*."""
     text = text.strip()

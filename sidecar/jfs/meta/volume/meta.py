@@ -15,7 +15,6 @@ from jfs.format.constants import DIRECTORY, ROOT
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
 from jfs.meta.volume.compaction import Compaction, CopySlice, compact_tree
-from jfs.meta.volume.contents import Contents
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
 from jfs.meta.volume.options import MetaOptions, SessionInfo

@@ -1,9 +1,7 @@
 """A volume as a whole: format, format again, status, destroy, removal of trees, subdirectories (format §2.3, §10)."""
 
-import contextlib
 import errno
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -220,24 +218,3 @@ async def test_paths(tmp_path: Path) -> None:
         await meta.unlink(SUPERUSER, 1, b"gone")
         assert await meta.path_of(ino) == []
         await meta.release(ino)
-
-
-async def test_a_volume_with_directory_quotas_is_refused(tmp_path: Path) -> None:
-    async with volume("sqlite3", tmp_path) as made:
-        meta = await made.client()
-        with contextlib.closing(sqlite3.connect(tmp_path / "meta.db")) as connection, connection:
-            connection.execute("INSERT INTO jfs_dir_quota VALUES (2, 4096, -1, 0, 0)")
-        with pytest.raises(VolumeError, match="demo-volume uses directory quotas"):
-            await made.client()
-        with pytest.raises(VolumeError, match="directory quotas"):
-            await meta.heartbeat()
-
-
-@pytest.mark.real
-async def test_a_volume_with_directory_quotas_on_redis_is_refused(tmp_path: Path) -> None:
-    async with volume("redis", tmp_path) as made:
-        store = await made.store()
-        assert not await store.has_directory_quotas()
-        await store._link.change([(b"HSET", b"dirQuota", b"2", bytes(16))])  # type: ignore[attr-defined]
-        with pytest.raises(VolumeError, match="demo-volume uses directory quotas"):
-            await made.client()

@@ -28,6 +28,7 @@ READABLE = (
     "redis-live",
     "redis-trash-lz4",
     "redis-clone",
+    "redis-quota",
     "redis-upgraded",
     "sqlite-plain",
     "sqlite-live",
@@ -36,12 +37,10 @@ READABLE = (
     "redis-chacha-lz4",
     "sqlite-aes",
 )
-WITH_ACLS = ("redis-acl",)  # only one host can
+WITH_ACLS = ("redis-acl", "sqlite-acl-quota")  # only one host can
 REFUSED = {
     "redis-changelog": "change log",
-    "redis-quota": "quota",
     "redis-tier": "tier",
-    "sqlite-acl-quota": "quota",
 }
 TYPES = {
     "file": stat.S_ISREG,

@@ -104,7 +104,6 @@ def test_what_is_no_setting_is_refused(raw: bytes) -> None:
         ({"MetaVersion": 2}, "metadata format 2"),
         ({"MinClientVersion": "9.0.0-A"}, "demands a client of version 9.0.0-A or newer"),
         ({"MaxClientVersion": "1.0.0"}, "demands a client of version 1.0.0 or older"),
-        ({"UserGroupQuota": True}, "uses user and group quotas"),
         ({"EncryptKey": "pem", "EncryptAlgo": "sm4gcm"}, "is encrypted with sm4gcm"),
         ({"ChangeLog": True}, "uses the metadata change log"),
         ({"Tiers": {"0": {}, "1": {}}}, "uses storage tiers"),
@@ -120,10 +119,8 @@ def test_volumes_that_must_not_be_touched(changes: dict[str, Any], sentence: str
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("redis-quota", "user and group quotas"),
         ("redis-changelog", "change log"),
         ("redis-tier", "storage tiers"),
-        ("sqlite-acl-quota", "user and group quotas"),
     ],
 )
 def test_real_volumes_of_later_features_are_refused(name: str, sentence: str) -> None:

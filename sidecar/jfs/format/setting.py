@@ -234,6 +234,11 @@ class Setting:
         return bool(self.members.get("DirStats"))
 
     @property
+    def user_group_quota(self) -> bool:
+        """Whether usage of users and groups is kept."""
+        return bool(self.members.get("UserGroupQuota"))
+
+    @property
     def enable_acl(self) -> bool:
         """Whether inodes may have POSIX ACLs; once on, it stays on."""
         return bool(self.members.get("EnableACL"))
@@ -398,7 +403,6 @@ def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
 
 
 _UNSUPPORTED: Final = {
-    "UserGroupQuota": "user and group quotas",
     "ChangeLog": "the metadata change log",
     "RangerRestUrl": "Apache Ranger permissions",
     "KerbConf": "Kerberos",

@@ -153,8 +153,8 @@ class Handlers(OpenFiles):
         """The kernel dropped its references; inodes are not kept for it, so nothing is to do."""
 
     async def statfs(self, caller: Caller, ino: int) -> StatFS:
-        """Totals of the volume."""
-        return await self.meta.statfs()
+        """Totals of the volume, within the quotas above the inode."""
+        return await self.meta.statfs(ino if ino < SPECIAL else ROOT)
 
     # -- making and removing names ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from jfs.meta.model.keys import NodeKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import WRITE, Caller, granted
 from jfs.meta.operations.acls import Acls, Numbered, number, rule_of
+from jfs.meta.operations.quotas import Ledger
 from jfs.meta.operations.rules import SECOND
 from jfs.meta.store.base import Tx
 
@@ -29,7 +30,14 @@ class AttrChange(NamedTuple):
 
 
 async def setattr(
-    tx: Tx, caller: Caller, ino: int, change: AttrChange, now: int, *, acls: Acls | None = None
+    tx: Tx,
+    caller: Caller,
+    ino: int,
+    change: AttrChange,
+    now: int,
+    *,
+    acls: Acls | None = None,
+    quotas: Ledger | None = None,
 ) -> tuple[Attr, Numbered | None]:
     """Apply *change*; the attributes afterwards, and the access ACL when a chmod made another of it. ctime moves only when something
     did change."""
@@ -47,6 +55,8 @@ async def setattr(
         if rule is not None and acls is not None and attr.mode & 0o777 != node.mode & 0o777:
             numbered = await number(tx, acls, rule.with_mode(attr.mode))
             attr = attr._replace(access_acl=numbered[0])
+        if quotas is not None:
+            quotas.change_owner(tx, node, attr, common.usage(node).space)
         attr = common.with_ctime(attr, now)
         tx.put(NodeKey(ino), attr)
     return attr, numbered

@@ -108,16 +108,25 @@ def zero_records(old: int, new: int, chunks: Sequence[int] | None = None) -> Ite
 
 
 async def count_growth(tx: Tx, rules: Rules, ino: int, node: Attr, length: int) -> None:
-    """Add a file's change of length to the volume and to each of its directories (format §5.3 quota)."""
+    """Add a file's change of length to the volume and to each of its directories (format §5.3 quota). FsError(EDQUOT)."""
     change = DirStat(length - node.length, align4k(length) - align4k(node.length), 0)
-    common.count_volume(tx, change.space, 0)
-    if not rules.dir_stats or not node.nlink or not any(change):  # an unlinked file counts in no directory any more
+    quotas = rules.quotas
+    if quotas is not None:
+        await quotas.check_owner(tx, node.uid, node.gid, change.space, 0)
+    common.count_volume(tx, rules, node, change.space, 0)
+    if (
+        not (rules.dir_stats or quotas) or not node.nlink or not any(change)
+    ):  # an unlinked file counts in no directory any more
         return
     if node.parent:
-        common.count(tx, rules, node.parent, change)
+        if quotas is not None:
+            await quotas.check(tx, node.parent, change.space, 0)
+        await common.count(tx, rules, node.parent, change)
         return
     for parent, entries in (await tx.parents(ino)).items():
-        common.count(tx, rules, parent, DirStat(change.length * entries, change.space * entries, 0))
+        if quotas is not None:
+            await quotas.check(tx, parent, change.space * entries, 0)
+        await common.count(tx, rules, parent, DirStat(change.length * entries, change.space * entries, 0))
 
 
 class Freed(NamedTuple):

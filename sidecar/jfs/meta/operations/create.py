@@ -63,11 +63,15 @@ async def make(
         raise FsError(errno.EPERM)
     space = align4k(0)
     common.check_space(rules, space, 1)
+    if rules.quotas is not None:
+        await rules.quotas.check(tx, parent, space, 1)
     default = None
     if directory.default_acl and new.kind != SYMLINK:
         default = await rule_of(tx, rules.acls, directory.default_acl)
     mode, rule = mode_for(new.mode & 0o7777, caller.umask, default)
     attr = _inherited(caller, directory, new._replace(mode=mode), now, parent)
+    if rules.quotas is not None:
+        await rules.quotas.check_owner(tx, attr.uid, attr.gid, space, 1)
     acl: Numbered | None = None
     if default is not None and rules.acls is not None:
         if rule is not None:
@@ -84,8 +88,8 @@ async def make(
         links = 1
         tx.put(DirStatKey(new.ino), DirStat(0, 0, 0))  # even when the volume keeps no usage, as the real client does
     directory = common.touch(tx, parent, directory, now, rules, links=links)
-    common.count(tx, rules, parent, common.usage(attr))
-    common.count_volume(tx, space, 1)
+    await common.count(tx, rules, parent, common.usage(attr))
+    common.count_volume(tx, rules, attr, space, 1)
     return Made(new.ino, attr, directory, True, acl)
 
 
@@ -114,17 +118,20 @@ def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int)
     return attr._replace(flags=directory.flags & SKIP_TRASH, tier=directory.tier)
 
 
-async def make_hour_directory(tx: Tx, name: bytes, ino: int, now: int) -> int:
+async def make_hour_directory(tx: Tx, rules: Rules, name: bytes, ino: int, now: int) -> int:
     """The inode of the trash's directory *name* (`YYYY-MM-DD-HH`), made as *ino* when missing (format §3.13)."""
     trash, entry = await tx.get(NodeKey(TRASH), EdgeKey(TRASH, name))
     if trash is None:
         raise FsError(errno.ENOENT)
     if entry is not None:
         return entry.ino
-    tx.put(NodeKey(ino), common.new_attr(DIRECTORY, 0o555, 0, 0, now, TRASH))
+    attr = common.new_attr(DIRECTORY, 0o555, 0, 0, now, TRASH)
+    tx.put(NodeKey(ino), attr)
     tx.put(EdgeKey(TRASH, name), Entry(DIRECTORY, ino))
     tx.put(DirStatKey(ino), DirStat(0, 0, 0))
-    common.count_volume(tx, align4k(0), 1)  # hour directories count, their parent's times and usage do not change
+    common.count_volume(
+        tx, rules, attr, align4k(0), 1
+    )  # hour directories count, their parent's times and usage do not change
     return ino
 
 
@@ -151,6 +158,9 @@ async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name
         raise FsError(errno.EEXIST)
     if not node.nlink:  # unlinked but open: nothing could be brought back from its lost records
         raise FsError(errno.ENOENT)
+    stat = common.usage(node)
+    if rules.quotas is not None:
+        await rules.quotas.check(tx, parent, stat.space, stat.inodes)
     attr = common.with_ctime(node._replace(nlink=node.nlink + 1, parent=0), now)
     tx.put(NodeKey(ino), attr)
     tx.put(EdgeKey(parent, name), Entry(node.kind, ino))
@@ -158,7 +168,7 @@ async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name
         tx.add(ParentKey(ino, node.parent), 1)
     tx.add(ParentKey(ino, parent), 1)
     directory = common.touch(tx, parent, directory, now, rules)
-    common.count(tx, rules, parent, common.usage(attr))
+    await common.count(tx, rules, parent, stat)
     return Linked(attr, directory)
 
 

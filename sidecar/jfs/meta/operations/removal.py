@@ -67,20 +67,22 @@ async def drop(
     kind, ino = entry
     if node is None:
         return Dropped(ino, kind, None)
-    common.count(tx, rules, parent, common.negated(common.usage(node)))
+    await common.count(tx, rules, parent, common.negated(common.usage(node)))
+    if kind == DIRECTORY and rules.quotas is not None:
+        rules.quotas.drop_directory(tx, ino)
     if rules.trash and not common.is_trash(parent) and not node.flags & SKIP_TRASH:
         place = EdgeKey(rules.trash, trash_name(parent, ino, name))
         there = None
         if node.nlink > 1 and kind != DIRECTORY:
             (there,) = await tx.get(place)
         if there is None:
-            return _to_trash(tx, rules, place, parent, ino, node, kind, now)
+            return await _to_trash(tx, rules, place, parent, ino, node, kind, now)
     if kind == DIRECTORY:
         tx.delete(NodeKey(ino))
         tx.clear_xattrs(ino)
         tx.delete(DirStatKey(ino))
         space = -align4k(0)
-        common.count_volume(tx, space, -1)
+        common.count_volume(tx, rules, node, space, -1)
         return Dropped(ino, kind, None, space=space, inodes=-1)
     links = node.nlink - 1
     if links > 0:
@@ -97,10 +99,12 @@ async def drop(
         if not node.parent:
             tx.clear_parents(ino)
         return Dropped(ino, kind, attr, sustained=True)
-    return forget(tx, ino, node, now)
+    return forget(tx, ino, node, now, rules)
 
 
-def _to_trash(tx: Tx, rules: Rules, place: EdgeKey, parent: int, ino: int, node: Attr, kind: int, now: int) -> Dropped:
+async def _to_trash(
+    tx: Tx, rules: Rules, place: EdgeKey, parent: int, ino: int, node: Attr, kind: int, now: int
+) -> Dropped:
     attr = common.with_ctime(node, now)
     if node.parent:
         attr = attr._replace(parent=rules.trash)
@@ -109,14 +113,15 @@ def _to_trash(tx: Tx, rules: Rules, place: EdgeKey, parent: int, ino: int, node:
         tx.add(ParentKey(ino, parent), -1)
     tx.put(NodeKey(ino), attr)
     tx.put(place, Entry(kind, ino))
-    common.count(tx, rules, rules.trash, common.usage(node))
+    await common.count(tx, rules, rules.trash, common.usage(node))
     if kind == DIRECTORY:
         tx.delete(DirStatKey(ino))
     return Dropped(ino, kind, attr, trashed=True)
 
 
-def forget(tx: Tx, ino: int, node: Attr, now: int) -> Dropped:
-    """Remove the records of an inode without entries; a file's chunks are queued for deletion."""
+def forget(tx: Tx, ino: int, node: Attr, now: int, rules: Rules | None = None) -> Dropped:
+    """Remove the records of an inode without entries; a file's chunks are queued for deletion. Without *rules* its owner's usage is
+    left to a check of the quotas."""
     kind = node.kind
     tx.delete(NodeKey(ino))
     tx.clear_xattrs(ino)
@@ -130,17 +135,18 @@ def forget(tx: Tx, ino: int, node: Attr, now: int) -> Dropped:
         tx.put(DeletedFileKey(ino, node.length), now // SECOND)
     elif kind == SYMLINK:
         tx.delete(SymlinkKey(ino))
-    common.count_volume(tx, space, -1)
+    common.count_volume(tx, rules, node, space, -1)
     return Dropped(ino, kind, None, deleted=deleted, space=space, inodes=-1)
 
 
-async def release_sustained(tx: Tx, sid: int, ino: int, now: int) -> Dropped | None:
-    """The last close of a sustained inode, or the death of its session (format §7.4). None when there was nothing to remove."""
+async def release_sustained(tx: Tx, sid: int, ino: int, now: int, rules: Rules | None = None) -> Dropped | None:
+    """The last close of a sustained inode, or the death of its session (format §7.4). None when there was nothing to remove.
+    *rules* as in `forget`."""
     (node,) = await tx.get(NodeKey(ino))
     tx.delete(SustainedKey(sid, ino))
     if node is None or node.nlink:  # removed already, or a record that never should have been
         return None
-    return forget(tx, ino, node, now)
+    return forget(tx, ino, node, now, rules)
 
 
 def check_removal(caller: Caller, parent: int, name: bytes) -> None:

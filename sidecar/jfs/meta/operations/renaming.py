@@ -5,13 +5,14 @@ here the destination's ancestors are read inside the transaction, which makes th
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
 from jfs.format.constants import APPEND, DIRECTORY, IMMUTABLE, ROOT, TRASH
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, NodeKey, ParentKey
+from jfs.meta.model.quota import QuotaChange
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller, check_sticky
 from jfs.meta.operations.removal import Dropped, drop
@@ -22,6 +23,7 @@ NOREPLACE: Final = 1
 EXCHANGE: Final = 2
 WHITEOUT: Final = 4
 RESTORE: Final = 32  # internal, with NOREPLACE: out of the trash
+_NO_TREES: Final[Mapping[int, QuotaChange]] = {}
 
 
 class Side(NamedTuple):
@@ -73,8 +75,10 @@ async def rename(
     flags: int,
     now: int,
     is_open: Callable[[int], bool],
+    trees: Mapping[int, QuotaChange] = _NO_TREES,
 ) -> Moved:
-    """Move the entry *source* to *target*. Call `check_rename` before."""
+    """Move the entry *source* to *target*. *trees* has what lies below directories that may move from one quota to another. Call
+    `check_rename` before."""
     src, dst = source.parent, target.parent
     same = src == dst
     exchange = bool(flags & EXCHANGE)
@@ -131,7 +135,7 @@ async def rename(
     other_attr: Attr | None = None
     if other is not None and other_node is not None:
         if exchange:
-            other_attr = _moved(tx, rules, other.ino, other_node, dst, src, now)
+            other_attr = await _moved(tx, rules, other.ino, other_node, dst, src, now, trees)
             tx.put(EdgeKey(src, source.name), other)
         else:
             replaced = await drop(tx, rules, dst, target.name, other, other_node, now, is_open)
@@ -141,7 +145,7 @@ async def rename(
     if not exchange:
         tx.delete(EdgeKey(src, source.name))
     tx.put(EdgeKey(dst, target.name), entry)
-    attr = _moved(tx, rules, entry.ino, node, src, dst, now)
+    attr = await _moved(tx, rules, entry.ino, node, src, dst, now, trees)
     if entry.kind == DIRECTORY and not same:
         links_src -= 1
         links_dst += 1
@@ -153,7 +157,9 @@ async def rename(
     return Moved(entry.ino, attr, src_dir, dst_dir, entry, other if exchange else None, other_attr, replaced)
 
 
-def _moved(tx: Tx, rules: Rules, ino: int, node: Attr, src: int, dst: int, now: int) -> Attr:
+async def _moved(
+    tx: Tx, rules: Rules, ino: int, node: Attr, src: int, dst: int, now: int, trees: Mapping[int, QuotaChange]
+) -> Attr:
     """Write inode *ino* after one of its entries went from directory *src* to *dst*."""
     attr = common.with_ctime(node, now)
     if src != dst:
@@ -163,8 +169,15 @@ def _moved(tx: Tx, rules: Rules, ino: int, node: Attr, src: int, dst: int, now: 
             tx.add(ParentKey(ino, src), -1)
             tx.add(ParentKey(ino, dst), 1)
         stat = common.usage(node)
-        common.count(tx, rules, src, common.negated(stat))
-        common.count(tx, rules, dst, stat)
+        below = trees.get(ino)
+        if rules.quotas is not None:
+            space, inodes = below.plus(stat.space, stat.inodes) if below else stat[1:]
+            await rules.quotas.check(tx, dst, space, inodes, except_above=src)
+            if below:
+                await rules.quotas.charge(tx, src, -below.space, -below.inodes)
+                await rules.quotas.charge(tx, dst, *below)
+        await common.count(tx, rules, src, common.negated(stat))
+        await common.count(tx, rules, dst, stat)
     tx.put(NodeKey(ino), attr)
     return attr
 

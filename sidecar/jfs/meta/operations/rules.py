@@ -13,6 +13,7 @@ from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, NodeKey
 from jfs.meta.operations.access import EXECUTE, WRITE, Caller
 from jfs.meta.operations.acls import Acls, permit
+from jfs.meta.operations.quotas import Ledger
 from jfs.meta.store.base import Tx
 
 SECOND: Final = 1_000_000_000
@@ -22,7 +23,8 @@ TOTAL_INODES: Final = CounterKey("totalInodes")
 
 class Rules(NamedTuple):
     """*skip_dir_mtime* in nanoseconds; *trash* is the inode of the current hour directory, 0 when removing is for good;
-    *sid* the own session; *space_left* (bytes) and *inodes_left* are None without a limit; *acls* is None on volumes without."""
+    *sid* the own session; *space_left* (bytes) and *inodes_left* are None without a limit; *acls* and
+    *quotas* (the ledger of this operation) are None on volumes without."""
 
     dir_stats: bool = True
     skip_dir_mtime: int = 100_000_000
@@ -32,6 +34,7 @@ class Rules(NamedTuple):
     space_left: int | None = None
     inodes_left: int | None = None
     acls: Acls | None = None
+    quotas: Ledger | None = None
 
 
 def clock(seconds: int, nanoseconds: int) -> int:
@@ -121,14 +124,19 @@ def negated(stat: DirStat) -> DirStat:
     return DirStat(-stat.length, -stat.space, -stat.inodes)
 
 
-def count(tx: Tx, rules: Rules, directory: int, change: DirStat) -> None:
-    """Add *change* to the usage of *directory* when the volume keeps it; the trash root has none (format §3.8)."""
+async def count(tx: Tx, rules: Rules, directory: int, change: DirStat) -> None:
+    """Add *change* to the usage of *directory* when the volume keeps it, and to the quotas above; the trash root has none
+    (format §3.8)."""
+    if rules.quotas is not None:
+        await rules.quotas.charge(tx, directory, change.space, change.inodes)
     if rules.dir_stats and directory != TRASH and any(change):
         tx.add_stat(DirStatKey(directory), change)
 
 
-def count_volume(tx: Tx, space: int, inodes: int) -> None:
-    """Add to the volume's counters (format §3.7)."""
+def count_volume(tx: Tx, rules: Rules | None, attr: Attr, space: int, inodes: int) -> None:
+    """Add to the volume's counters (format §3.7) and to the usage of the owner of *attr*."""
+    if rules is not None and rules.quotas is not None:
+        rules.quotas.charge_owner(tx, attr, space, inodes)
     if space:
         tx.add(USED_SPACE, space)
     if inodes:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, overload
 from jfs.format.slices import Slice
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import ChunkKey, CounterKey, DirStat, DirStatKey, Key, ParentKey, Session, SliceRefKey
+from jfs.meta.model.quota import QuotaKey
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -86,6 +87,11 @@ class Tx(Protocol):
     def add_stat(self, key: DirStatKey, change: DirStat) -> None:
         """Add to a directory's usage at commit; commutes. A directory without a record is left without one: its usage is not
         known (volumes of old clients, format §3.8); `put` a full count to make one."""
+        ...
+
+    def add_quota(self, key: QuotaKey, space: int, inodes: int) -> None:
+        """Add to a quota's usage at commit; commutes. A directory without a quota is left without one, a user or group without a
+        record gets one without limits (format §3.8)."""
         ...
 
     def append(self, key: ChunkKey, record: Slice, *, existing_only: bool = False) -> None:
@@ -197,7 +203,8 @@ class Store(Protocol):
     def scan(self, kind: type[K]) -> AsyncIterator[tuple[K, Any]]:
         """Every record with a key of class *kind* in the database, in no order; one that does not decode comes as a CorruptRecord in
         its place. Kinds: NodeKey, EdgeKey, SymlinkKey, XattrKey (without values), ChunkKey, ParentKey (of inodes with several;
-        where the engine keeps none, from the entries), SliceRefKey (stored ones only), DirStatKey, SustainedKey, DetachedKey.
+        where the engine keeps none, from the entries), SliceRefKey (stored ones only), DirStatKey, SustainedKey, DetachedKey,
+        AclKey, QuotaKey (also used by mounts: there are few).
         A search of the whole database: for checks."""
         ...
 
@@ -208,10 +215,6 @@ class Store(Protocol):
 
     async def is_blank(self) -> bool:
         """Whether the database (below the volume's prefix) holds no record of a volume at all."""
-        ...
-
-    async def has_directory_quotas(self) -> bool:
-        """Whether any directory has a quota (format §3.8): a volume that has must be refused until its usage is kept here."""
         ...
 
     async def reset(self) -> None:

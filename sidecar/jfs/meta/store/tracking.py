@@ -3,12 +3,12 @@
 Everything is in terms of typed keys and records; an engine adds how to fetch what is not known yet and how to commit.
 Invariants: a key is fetched at most once in an attempt; own buffered writes are seen by own reads; a later write of a key
 replaces an earlier one, and additions after a `put` or `delete` are folded into it, so that at commit each key is in
-exactly one of `writes`, `adds`, `stats` and `appends`. Clears come before all of them. Used by one task.
+exactly one of `writes`, `adds`, `stats`, `quotas` and `appends`. Clears come before all of them. Used by one task.
 """
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from jfs.format.slices import Slice
 from jfs.meta.model.keys import (
@@ -22,6 +22,9 @@ from jfs.meta.model.keys import (
     SliceRefKey,
     XattrKey,
 )
+from jfs.meta.model.quota import QuotaChange, QuotaKey
+
+_NO_CHANGE: Final = QuotaChange(0, 0)
 
 
 class TrackedTx(abc.ABC):
@@ -35,6 +38,7 @@ class TrackedTx(abc.ABC):
         "counted",
         "named",
         "parented",
+        "quotas",
         "reads",
         "stats",
         "writes",
@@ -48,6 +52,7 @@ class TrackedTx(abc.ABC):
         self.writes: dict[Any, Any] = {}  # None: delete
         self.adds: dict[CounterKey | ParentKey | SliceRefKey, int] = {}
         self.stats: dict[DirStatKey, DirStat] = {}
+        self.quotas: dict[QuotaKey, QuotaChange] = {}
         self.appends: dict[ChunkKey, list[tuple[bytes, bool]]] = {}  # packed record, only to an existing list
         self.cleared_xattrs: set[int] = set()
         self.cleared_parents: set[int] = set()
@@ -86,7 +91,7 @@ class TrackedTx(abc.ABC):
             if missing:
                 for key, record in zip(missing, await self._fetch(missing), strict=True):
                     reads[key] = record
-        if self.adds or self.stats or self.appends or self.cleared_xattrs or self.cleared_parents:
+        if self.adds or self.stats or self.quotas or self.appends or self.cleared_xattrs or self.cleared_parents:
             return tuple([self._overlaid(key) for key in keys])
         if writes:
             return tuple([self._written(key) if key in writes else reads[key] for key in keys])
@@ -109,6 +114,8 @@ class TrackedTx(abc.ABC):
         record = self.reads[key]
         if key in self.adds:
             return (record or 0) + self.adds[key]
+        if key in self.quotas:
+            return None if record is None else record.added(*self.quotas[key])
         if key in self.stats:
             return None if record is None else _sum(record, self.stats[key])
         for packed, existing_only in self.appends.get(key, ()):
@@ -184,6 +191,8 @@ class TrackedTx(abc.ABC):
             self.adds.pop(key, None)
         if self.stats:
             self.stats.pop(key, None)
+        if self.quotas:
+            self.quotas.pop(key, None)
         if self.appends:
             self.appends.pop(key, None)
 
@@ -223,6 +232,15 @@ class TrackedTx(abc.ABC):
             earlier = self.stats.get(key)
             self.stats[key] = change if earlier is None else _sum(earlier, change)
 
+    def add_quota(self, key: QuotaKey, space: int, inodes: int) -> None:
+        """See `jfs.meta.store.base.Tx.add_quota`."""
+        if key in self.writes:
+            base = self.writes[key]
+            if base is not None:
+                self.writes[key] = base.added(space, inodes)
+        else:
+            self.quotas[key] = self.quotas.get(key, _NO_CHANGE).plus(space, inodes)
+
     def append(self, key: ChunkKey, record: Slice, *, existing_only: bool = False) -> None:
         """See `jfs.meta.store.base.Tx.append`."""
         if key in self.writes:
@@ -235,7 +253,13 @@ class TrackedTx(abc.ABC):
     def changes_anything(self) -> bool:
         """Whether a commit would write."""
         return bool(
-            self.writes or self.adds or self.stats or self.appends or self.cleared_xattrs or self.cleared_parents
+            self.writes
+            or self.adds
+            or self.stats
+            or self.quotas
+            or self.appends
+            or self.cleared_xattrs
+            or self.cleared_parents
         )
 
 

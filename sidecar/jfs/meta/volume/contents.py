@@ -44,12 +44,14 @@ class Contents(Entries):
         if not self._opened.release(ino) or ino not in self._sustained:
             return
         self._sustained.discard(ino)
-        now = self._clock()
+        now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Dropped | None:
-            return await removal.release_sustained(tx, self.sid, ino, now)
+            return await removal.release_sustained(tx, self.sid, ino, now, rules)
 
         dropped = await self.store.run(operation, near=(ino,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         if dropped is not None:
             self._dropped(dropped)
 
@@ -68,6 +70,8 @@ class Contents(Entries):
             return await content.commit_slice(tx, rules, ino, indx, record, mtime_ns, now)
 
         written = await self.store.run(operation, near=(ino,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         attr = self._written(ino, written, indx)
         compaction = self._compaction
         if compaction is not None and compaction.committed(ino, indx, written.before.length):
@@ -87,6 +91,8 @@ class Contents(Entries):
             return await content.truncate(tx, caller, rules, ino, length, now, opened=opened, chunks=chunks)
 
         written = await self.store.run(operation, near=(ino,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         attr = self._written(ino, written, None)
         if written.before is not written.attr:
             self._opened.forget_chunks(ino)

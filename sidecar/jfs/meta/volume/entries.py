@@ -10,6 +10,7 @@ from jfs.format import constants
 from jfs.format.constants import DIRECTORY, FILE, SYMLINK, TRASH
 from jfs.meta.model.acl import ACL_NAMES, Rule, from_xattr
 from jfs.meta.model.attr import Attr
+from jfs.meta.model.quota import QuotaChange
 from jfs.meta.operations import create as making
 from jfs.meta.operations import removal, renaming, xattrs
 from jfs.meta.operations import rules as common
@@ -17,11 +18,13 @@ from jfs.meta.operations.access import READ, WRITE, Caller, check_access
 from jfs.meta.operations.acls import Numbered
 from jfs.meta.operations.attributes import AttrChange, setattr
 from jfs.meta.operations.create import Linked, Made, New
+from jfs.meta.operations.quotas import Ledger
 from jfs.meta.operations.removal import Dropped, Removed
 from jfs.meta.operations.renaming import Moved, Side
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
 from jfs.meta.volume.reads import Reads
+from jfs.meta.volume.summary import summary
 
 
 def hour_name(now: int) -> bytes:
@@ -74,6 +77,8 @@ class Entries(Reads):
             return await making.make(tx, caller, rules, parent, name, new, now, open_existing=open_existing)
 
         made = await self.store.run(operation, near=(parent,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         self._learn_acl(made.acl)
         self._cache.set_attr(parent, made.parent)
         self._cache.set_attr(made.ino, made.attr)
@@ -96,6 +101,8 @@ class Entries(Reads):
             return await making.link(tx, caller, rules, ino, parent, name, now)
 
         linked = await self.store.run(operation, near=(parent, ino))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         self._cache.set_attr(parent, linked.parent)
         self._cache.set_attr(ino, linked.attr)
         self._cache.set_entry(parent, name, ino, linked.attr.kind)
@@ -117,6 +124,8 @@ class Entries(Reads):
             return await removal.unlink(tx, caller, rules, parent, name, now, self._opened.is_open, hint=hint)
 
         removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         self._cache.set_attr(parent, removed.parent)
         self._cache.drop_entry(parent, name)
         return self._dropped(removed.dropped)
@@ -134,6 +143,8 @@ class Entries(Reads):
             return await removal.rmdir(tx, caller, rules, parent, name, now, hint=hint)
 
         removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         self._cache.set_attr(parent, removed.parent)
         self._cache.drop_entry(parent, name)
         self._dropped(removed.dropped)
@@ -160,6 +171,8 @@ class Entries(Reads):
                 return await removal.unlink_many(tx, caller, rules, parent, batch, now, self._opened.is_open)
 
             dropped, entries, directory = await self.store.run(operation, near=(parent,))
+            if rules.quotas is not None:
+                rules.quotas.settle()
             self._cache.set_attr(parent, directory)
             for name, _ in batch:
                 self._cache.drop_entry(parent, name)
@@ -197,9 +210,11 @@ class Entries(Reads):
                 ino = TRASH + await self.store.next_id("nextTrash")
 
                 async def operation(tx: Tx) -> int:
-                    return await making.make_hour_directory(tx, name, ino, now)
+                    return await making.make_hour_directory(tx, rules, name, ino, now)
 
                 self._hour = name, await self.store.run(operation, near=(TRASH,))
+                if rules.quotas is not None:
+                    rules.quotas.settle()
                 if self._hour[1] == ino:
                     self._usage.add(constants.align4k(0), 1)
         return rules._replace(trash=self._hour[1])
@@ -222,11 +237,17 @@ class Entries(Reads):
         replaces = not flags & (renaming.NOREPLACE | renaming.EXCHANGE)
         rules = await self._removal_rules(newparent, now) if replaces else self._rules()
 
+        trees = await self._moving_trees(source, target, flags) if rules.quotas is not None else {}
+
         async def operation(tx: Tx) -> Moved:
-            return await renaming.rename(tx, caller, rules, source, target, flags, now, self._opened.is_open)
+            return await renaming.rename(tx, caller, rules, source, target, flags, now, self._opened.is_open, trees)
 
         near = [ino for ino in (parent, newparent, source.hint, target.hint) if ino]
         moved = await self.store.run(operation, near=near)
+        if rules.quotas is not None:
+            rules.quotas.settle()
+            if parent != newparent and self._quotas is not None:
+                self._quotas.forget_chains()
         if moved.entry is None or moved.attr is None or moved.source is None or moved.target is None:
             return
         self._cache.set_attr(parent, moved.source)
@@ -241,6 +262,25 @@ class Entries(Reads):
         if moved.replaced is not None:
             self._dropped(moved.replaced)
 
+    async def _moving_trees(self, source: Side, target: Side, flags: int) -> dict[int, QuotaChange]:
+        """What lies below the directories that a rename moves from under one quota to under another, or out of the trash."""
+        quotas = self._quotas
+        if quotas is None or not quotas.has_directories or source.parent == target.parent:
+            return {}
+
+        async def above(tx: Tx) -> bool:
+            ledger = Ledger(quotas)
+            return await ledger.above(tx, source.parent) != await ledger.above(tx, target.parent)
+
+        trees: dict[int, QuotaChange] = {}
+        if await self.store.run(above):
+            for side in (source, target) if flags & renaming.EXCHANGE else (source,):
+                found = await self.store.lookup(side.parent, side.name)
+                if found is not None and found[0].kind == DIRECTORY:
+                    stat = await summary(self.store, found[0].ino, strict=not self._setting.dir_stats)
+                    trees[found[0].ino] = QuotaChange(stat.space, stat.inodes)
+        return trees
+
     # -- attributes -----------------------------------------------------------------------------------------------
 
     async def setattr(self, caller: Caller, ino: int, change: AttrChange) -> Attr:
@@ -249,12 +289,14 @@ class Entries(Reads):
         self._check_writable()
         if ino >= TRASH:
             raise FsError(errno.EPERM)
-        now, acls = self._clock(), self._acls
+        now, acls, rules = self._clock(), self._acls, self._rules()
 
         async def operation(tx: Tx) -> tuple[Attr, Numbered | None]:
-            return await setattr(tx, caller, ino, change, now, acls=acls)
+            return await setattr(tx, caller, ino, change, now, acls=acls, quotas=rules.quotas)
 
         attr, acl = await self.store.run(operation, near=(ino,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         self._learn_acl(acl)
         self._cache.set_attr(ino, attr)
         self._opened.changed(ino, attr, attr, None)

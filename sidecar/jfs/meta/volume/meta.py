@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from jfs.errors import FsError, JfsError, VolumeError
 from jfs.format.constants import DIRECTORY, ROOT
+from jfs.format.setting import check_usable
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
 from jfs.meta.volume.compaction import Compaction, CopySlice, compact_tree
@@ -19,7 +20,7 @@ from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
 from jfs.meta.volume.options import MetaOptions, SessionInfo
 from jfs.meta.volume.ranges import Ranges
-from jfs.meta.volume.session import SessionLife, check_volume, load_setting
+from jfs.meta.volume.session import SessionLife, load_setting
 from jfs.meta.volume.tree import remove_tree
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,14 @@ class Meta(Ranges):
         Without *copy_slice* chunks are not compacted.
         VolumeError when there is none or this client must not touch it; FsError when the subdirectory cannot be used."""
         setting = await load_setting(store)
-        await check_volume(store, setting)
+        check_usable(setting)
         meta = cls(store, setting, options, delete_objects, clock)
         meta._info = info or SessionInfo()
         meta._delete_objects = delete_objects
         meta._copy_slice = copy_slice
         try:
             await meta._load_acls()
+            await meta._load_quotas()
             await meta._find_root()
         except BaseException:
             await meta._stop_ids()
@@ -96,6 +98,8 @@ class Meta(Ranges):
             deletion=self._deletion,
             clock=self._clock,
             adopt=self._adopt,
+            reload=self._load_quotas,
+            rules=self._rules,
             on_lost=self._lost,
         )
         self.sid = await life.start(read_only=self.options.read_only)

@@ -31,6 +31,8 @@ class Ranges(Contents):
             return await ranges.fallocate(tx, rules, ino, mode, offset, size, now, chunks=chunks)
 
         written = await self.store.run(operation, near=(ino,))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         self._opened.forget_chunks(ino)
         return self._written(ino, written, None)
 
@@ -46,6 +48,8 @@ class Ranges(Contents):
             return await ranges.copy_range(tx, rules, source, offset, target, position, size, now)
 
         copied = await self.store.run(operation, near=(source, target))
+        if rules.quotas is not None:
+            rules.quotas.settle()
         if copied.written is None:
             return 0, None
         self._opened.forget_chunks(target)

@@ -14,9 +14,11 @@ from jfs.format.slices import Slice, unpack
 from jfs.meta.model.acl import ACCESS, ACL_NAMES, DEFAULT, to_xattr
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import ChunkKey, NodeKey, SymlinkKey, XattrKey
+from jfs.meta.model.quota import Quota
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import EXECUTE, READ, Caller, check_access
 from jfs.meta.operations.attributes import touch_atime, wants_atime
+from jfs.meta.operations.quotas import Ledger, Quotas
 from jfs.meta.store.base import DirectoryPage, Tx
 from jfs.meta.volume.cache import MISSING
 from jfs.meta.volume.compaction import PIECES
@@ -211,12 +213,39 @@ class Reads(MountState):
             found += [name for name, id in ((ACCESS, attr.access_acl), (DEFAULT, attr.default_acl)) if id]
         return found
 
-    async def statfs(self) -> StatFS:
-        """Room of the volume; the counters as last known when they are not answered within 150 ms."""
+    async def statfs(self, ino: int = ROOT) -> StatFS:
+        """Room of the volume, as the quotas above directory *ino* (or above a file) leave it; the counters as last known when they are
+        not answered within 150 ms."""
         # Every df asks this: one slow answer must not fail it.
         with contextlib.suppress(StoreError, TimeoutError):
             self._usage.refresh(*await within(self.store.get(common.USED_SPACE, common.TOTAL_INODES), 0.15))
-        return self._usage.room(self._setting)
+        room = self._usage.room(self._setting)
+        if self._quotas is None or not self._quotas.has_directories:
+            return room
+        with contextlib.suppress(FsError, StoreError, TimeoutError):
+            return await within(self._quota_room(self._real(ino), self._quotas, room), 0.15)
+        return room
+
+    async def _quota_room(self, ino: int, quotas: Quotas, room: StatFS) -> StatFS:
+        """*room* within the quotas above *ino*: the least of what they leave; total and usage are those of the nearest (format §5.3)."""
+        attr = await self.getattr(ino)
+        directory = ino if attr.kind == DIRECTORY else attr.parent
+
+        async def read(tx: Tx) -> list[Quota]:
+            chain = await Ledger(quotas).above(tx, directory)
+            return [quota for quota in await tx.get(*chain) if quota is not None] if chain else []
+
+        found = await self.store.run(read)
+        if not found:
+            return room
+        space, inodes = room.total - room.used, room.free_inodes
+        for quota in found:
+            if quota.max_space > 0:
+                space = min(space, max(quota.max_space - quota.used_space, 0))
+            if quota.max_inodes > 0:
+                inodes = min(inodes, max(quota.max_inodes - quota.used_inodes, 0))
+        used_space, used_inodes = max(found[0].used_space, 0), max(found[0].used_inodes, 0)
+        return StatFS(used_space + space, used_space, used_inodes, inodes)
 
     async def file_chunks(self, ino: int) -> list[tuple[int, list[Slice]]]:
         """(index, records) of all chunks of a file that have a list."""

@@ -9,13 +9,14 @@ again at the next beat. A volume that is gone, was replaced, or turned on what t
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from jfs.errors import JfsError, StoreError, VolumeError
 from jfs.format.setting import Setting, check_identity, check_usable
 from jfs.meta.model.keys import SettingKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.removal import Dropped, release_sustained
+from jfs.meta.operations.rules import Rules
 from jfs.meta.operations.sessions import elect, write_session
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume.deletion import Deletion
@@ -36,17 +37,9 @@ async def load_setting(store: Store) -> Setting:
     return Setting.parse(raw)
 
 
-async def check_volume(store: Store, setting: Setting) -> None:
-    """VolumeError when this client must not touch the volume: what its setting says, or quotas of directories."""
-    check_usable(setting)
-    if await store.has_directory_quotas():
-        raise VolumeError(
-            f"volume {setting.name} uses directory quotas, which this client does not support: mount it with JuiceFS itself"
-        )
-
-
 class SessionLife:
-    """The own session; *adopt* is called with each reloaded setting, *on_lost* when the mount must end."""
+    """The own session; *adopt* is called with each reloaded setting, then *reload* reads what else may have changed; *on_lost* is
+    called when the mount must end. *rules* are those of an operation."""
 
     def __init__(
         self,
@@ -60,6 +53,8 @@ class SessionLife:
         deletion: Deletion,
         clock: Callable[[], int],
         adopt: Callable[[Setting], None],
+        reload: Callable[[], Awaitable[None]],
+        rules: Callable[[], Rules],
         on_lost: Callable[[VolumeError], None],
     ) -> None:
         self.sid = 0
@@ -72,6 +67,8 @@ class SessionLife:
         self._deletion = deletion
         self._clock = clock
         self._adopt = adopt
+        self._reload = reload
+        self._rules = rules
         self._on_lost = on_lost
         self._task: asyncio.Task[None] | None = None
 
@@ -101,9 +98,10 @@ class SessionLife:
             raise VolumeError(f"the setting record of volume {self._uuid} is gone: the volume was destroyed")
         setting = Setting.parse(raw)
         check_identity(setting, self._uuid)
-        await check_volume(self._store, setting)
+        check_usable(setting)
         self._usage.refresh(space, inodes)
         self._adopt(setting)
+        await self._reload()
 
     async def beat(self) -> None:
         """One heartbeat. VolumeError when the mount must end, StoreError when the database does not answer."""
@@ -143,11 +141,14 @@ class SessionLife:
         """Remove a session: its sustained inodes with their data, its locks, its records."""
         now = self._clock()
         for ino in [ino async for ino in self._store.sustained(sid)]:
+            rules = self._rules()
 
-            async def operation(tx: Tx, ino: int = ino) -> Dropped | None:
-                return await release_sustained(tx, sid, ino, now)
+            async def operation(tx: Tx, ino: int = ino, rules: Rules = rules) -> Dropped | None:
+                return await release_sustained(tx, sid, ino, now, rules)
 
             dropped = await self._store.run(operation, near=(ino,))
+            if rules.quotas is not None:
+                rules.quotas.settle()
             if dropped is not None:
                 self._usage.add(dropped.space, dropped.inodes)
                 if dropped.deleted is not None:

@@ -18,8 +18,10 @@ from jfs.format.setting import Setting
 from jfs.meta.model.acl import AclKey, Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import DirStat, DirStatKey, NodeKey
+from jfs.meta.model.quota import DIRECTORY, Quota, QuotaKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.acls import Acls, Numbered, missing
+from jfs.meta.operations.quotas import Ledger, Quotas
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume.cache import NodeCache
@@ -76,6 +78,7 @@ class MountState:
         self._hour = (b"", 0)  # name and inode of the trash's last hour directory
         self._stats_known: set[int] = set()
         self._acls = Acls() if setting.enable_acl else None
+        self._quotas: Quotas | None = None  # None on volumes without
         self._rules_made = self._make_rules()
 
     @property
@@ -95,12 +98,22 @@ class MountState:
         )
 
     def _rules(self) -> Rules:
-        """The rules in force now, without a trash."""
+        """The rules in force now for one operation, without a trash. What a ledger in it has charged is settled after the commit."""
+        rules = self._rules_made
         if self._setting.capacity or self._setting.inodes:
-            return self._rules_made._replace(
+            rules = rules._replace(
                 space_left=self._usage.space_left(self._setting), inodes_left=self._usage.inodes_left(self._setting)
             )
-        return self._rules_made
+        if self._quotas is not None:
+            rules = rules._replace(quotas=Ledger(self._quotas))
+        return rules
+
+    async def _load_quotas(self) -> None:
+        """Learn limits and usage as they are in the database now."""
+        known = {key: quota async for key, quota in self.store.scan(QuotaKey) if isinstance(quota, Quota)}
+        owners = self._setting.user_group_quota
+        needed = owners or any(key.what == DIRECTORY for key in known)
+        self._quotas = Quotas(known, owners=owners) if needed else None
 
     def _adopt(self, setting: Setting) -> None:
         """Go on with a reloaded setting. VolumeError when it turned on what only a new mount can do."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from jfs.meta.model.attr import Entry
 from jfs.meta.model.keys import ChunkKey, DirStatKey, EdgeKey, Key, ParentKey, SliceRefKey, XattrKey
+from jfs.meta.model.quota import DIRECTORY, Quota
 from jfs.meta.store.tracking import TrackedTx
 
 R = TypeVar("R")
@@ -84,6 +85,10 @@ class MemoryDatabase:
             self.write(number, (self.read(number) or 0) + delta)
         for usage, change in tx.stats.items():
             self._add_stat(usage, change)
+        for quota, more in tx.quotas.items():
+            present = self.flat.get(quota)
+            if present is not None or quota.what != DIRECTORY:
+                self.flat[quota] = (present or Quota()).added(*more)
         for chunk, records in tx.appends.items():
             for packed, existing_only in records:
                 present = self.read(chunk)

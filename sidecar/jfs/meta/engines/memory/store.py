@@ -162,9 +162,6 @@ class MemoryStore(TransactionRunner):
     async def is_blank(self) -> bool:
         return self._database.is_blank()
 
-    async def has_directory_quotas(self) -> bool:
-        return False  # nobody else writes here
-
     async def reset(self) -> None:
         self._database.clear()
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
-from jfs.meta.engines.redis import layout, scans
+from jfs.meta.engines.redis import layout, quotas, scans
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.model.acl import AclKey
@@ -27,6 +27,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.model.quota import QuotaKey
 
 Found = tuple[Any, Any]  # a key and its record
 _SMALL: Final = 10_000  # entries of a hash that are asked for at once
@@ -153,6 +154,21 @@ async def _acls(link: Link) -> AsyncIterator[Found]:
             yield _decoded(AclKey(int(field)), value)
 
 
+async def _quotas(link: Link) -> AsyncIterator[Found]:
+    sizes = await link.read([(b"HLEN", names[0]) for names in quotas.HASHES])
+    for what, (names, size) in enumerate(zip(quotas.HASHES, sizes, strict=True)):
+        if not size:
+            continue
+        found: list[dict[bytes, bytes]] = [{}, {}, {}]
+        for values, name in zip(found, names, strict=True):
+            async for field, value in scans.hash_items(link, name):
+                values[field] = value
+        limits, space, inodes = found
+        for field, raw in limits.items():
+            if field.isdigit():
+                yield _decoded(QuotaKey(what, int(field)), raw, space.get(field), inodes.get(field))
+
+
 SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
     NodeKey: lambda link: _strings(link, rb"i\d+", NodeKey),
     EdgeKey: _edges,
@@ -165,4 +181,5 @@ SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
     SustainedKey: _sustained,
     DetachedKey: _detached,
     AclKey: _acls,
+    QuotaKey: _quotas,
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
-from jfs.meta.engines.redis import locks
+from jfs.meta.engines.redis import locks, quotas
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.model.acl import AclKey, Rule, unpack_rule
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
@@ -40,7 +40,6 @@ DETACHED: Final = b"detachedNodes"
 DIR_LENGTH: Final = b"dirDataLength"
 DIR_SPACE: Final = b"dirUsedSpace"
 DIR_INODES: Final = b"dirUsedInodes"
-DIRECTORY_QUOTAS: Final = b"dirQuota"
 ACLS: Final = b"acl"
 
 _RECORD: Final = 24  # bytes of a slice record
@@ -90,6 +89,7 @@ def slice_field(key: SliceRefKey) -> bytes:
 
 READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
     **locks.READING,
+    **quotas.READING,
     "setting": lambda key: ((b"GET", SETTING),),
     "node": lambda key: ((b"GET", b"i%d" % key.ino),),
     "edge": lambda key: ((b"HGET", b"d%d" % key.parent, key.name),),
@@ -146,6 +146,7 @@ def _session(key: SessionKey, replies: Sequence[Any]) -> Session | None:
 
 DECODING: Final[dict[str, Callable[[Any, Sequence[Any]], Any]]] = {
     **locks.DECODING,
+    **quotas.DECODING,
     "setting": lambda key, replies: replies[0],
     "node": lambda key, replies: None if replies[0] is None else unpack_attr(replies[0]),
     "edge": lambda key, replies: None if replies[0] is None else unpack_entry(replies[0]),
@@ -213,6 +214,7 @@ def _put_acl(key: AclKey, rule: Rule) -> list[Command]:
 
 PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
     **locks.PUTTING,
+    **quotas.PUTTING,
     "setting": lambda key, record: [(b"SET", SETTING, record)],
     "node": _put_node,
     "edge": _put_edge,
@@ -233,6 +235,7 @@ PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
 
 DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
     **locks.DELETING,
+    **quotas.DELETING,
     "setting": lambda key: [(b"DEL", SETTING)],
     "node": lambda key: [(b"DEL", b"i%d" % key.ino)],
     "edge": lambda key: [(b"HDEL", b"d%d" % key.parent, key.name)],

@@ -195,10 +195,6 @@ class RedisStore(TransactionRunner):
     async def is_blank(self) -> bool:
         return await scans.is_blank(self._link)
 
-    async def has_directory_quotas(self) -> bool:
-        (count,) = await self._link.read([(b"EXISTS", layout.DIRECTORY_QUOTAS)])
-        return bool(count)
-
     async def reset(self) -> None:
         self._known_stats.clear()
         self._scripts.cache.clear()

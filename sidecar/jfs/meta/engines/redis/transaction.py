@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jfs.errors import Conflict, StoreUnavailable
-from jfs.meta.engines.redis import layout
+from jfs.meta.engines.redis import layout, quotas
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
 from jfs.meta.model.keys import DirStatKey, Key, ParentKey, XattrKey
@@ -94,6 +94,8 @@ class RedisTx(TrackedTx):
         first += [layout.adding(number, delta) for number, delta in self.adds.items()]
         for usage, change in self.stats.items():
             first += layout.adding_stat(usage, change)
+        for quota, more in self.quotas.items():
+            first += quotas.adding(quota, more)
         for chunk, appended in self.appends.items():
             first += [layout.appending(chunk, packed, existing_only) for packed, existing_only in appended]
         return first + last

@@ -28,6 +28,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.model.quota import DIRECTORY, Quota, QuotaKey
 
 Found = tuple[Any, Any]  # a key and its record
 _PAGE: Final = 4096
@@ -61,15 +62,34 @@ def _chunk(row: tuple[Any, ...]) -> Found:
     return ChunkKey(ino, indx), records
 
 
+_QUOTAS: Final = (
+    ("dir_quota", "n.inode", lambda row: (QuotaKey(DIRECTORY, row[0]), Quota._make(row[1:]))),
+    ("user_group_quota", "n.qtype,n.qkey", lambda row: (QuotaKey(row[0], row[1]), Quota._make(row[2:]))),
+)
+
+
 async def scan(database: SqliteDatabase, prefix: str, kind: type) -> AsyncIterator[Found]:
     """See `jfs.meta.store.base.Store.scan`."""
     if kind is ParentKey:
         async for found in _parents(database, prefix):
             yield found
         return
+    if kind is QuotaKey:
+        for table, key, make in _QUOTAS:
+            limits = "n.max_space,n.max_inodes,n.used_space,n.used_inodes"
+            async for found in _table(database, prefix, table, f"{key},{limits}", make):
+                yield found
+        return
     table, columns, make = _TABLES[kind]
     if kind is NodeKey:
         columns = f"n.inode,{database.records.node_columns}"
+    async for found in _table(database, prefix, table, columns, make):
+        yield found
+
+
+async def _table(
+    database: SqliteDatabase, prefix: str, table: str, columns: str, make: Callable[[tuple[Any, ...]], Found]
+) -> AsyncIterator[Found]:
     after = -(1 << 63)
     while True:
         sql = f"SELECT n.rowid,{columns} FROM {prefix}{table} n WHERE n.rowid>? ORDER BY n.rowid LIMIT {_PAGE}"

@@ -13,6 +13,7 @@ from typing import Any, Final
 from jfs.errors import CorruptRecord
 from jfs.meta.engines.sqlite.acls import AclRecords
 from jfs.meta.engines.sqlite.locks import LockRecords
+from jfs.meta.engines.sqlite.quotas import QuotaRecords
 from jfs.meta.engines.sqlite.rows import COLUMNS, from_row, to_row
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import (
@@ -74,9 +75,12 @@ class Records:
         )
         locks = LockRecords(connection, prefix)
         self._acls = AclRecords(connection, prefix)
+        quotas = QuotaRecords(connection, prefix)
+        self.add_quota = quotas.add
         self.readers: dict[str, Callable[[Any], Any]] = {
             **locks.readers,
             **self._acls.readers,
+            **quotas.readers,
             "setting": self.read_setting,
             "node": self.read_node,
             "edge": self.read_edge,
@@ -96,6 +100,7 @@ class Records:
         self.writers: dict[str, Callable[[Any, Any, Any], None]] = {
             **locks.writers,
             **self._acls.writers,
+            **quotas.writers,
             "setting": self.write_setting,
             "node": self.write_node,
             "edge": self.write_edge,

@@ -248,15 +248,6 @@ class SqliteStore(TransactionRunner):
         present = schema.inspect(connection, self._p).tables.keys() & known
         return not any(connection.execute(f"SELECT 1 FROM `{self._p}{table}` LIMIT 1").fetchone() for table in present)
 
-    async def has_directory_quotas(self) -> bool:
-        return await self._database.read(self._has_directory_quotas)
-
-    def _has_directory_quotas(self) -> bool:
-        connection = self._database.connection
-        if "dir_quota" not in schema.inspect(connection, self._p).tables:  # of a client older than quotas
-            return False
-        return connection.execute(f"SELECT 1 FROM `{self._p}dir_quota` LIMIT 1").fetchone() is not None
-
     async def reset(self) -> None:
         async with self._database.transaction():
             connection = self._database.connection

@@ -63,6 +63,8 @@ class SqliteTx(TrackedTx):
             records.add(number, delta)
         for usage, change in self.stats.items():
             records.add_stat(usage, change)
+        for quota, more in self.quotas.items():
+            records.add_quota(quota, more)
         for chunk, appended in self.appends.items():
             for packed, existing_only in appended:
                 records.append(chunk, packed, existing_only)

@@ -1,0 +1,53 @@
+"""Quotas on Redis (format §4.1.2): for each kind of owner a hash of limits and two of usage. Pure, registered in `layout`.
+
+Usage is added to with plain HINCRBY: a mount adds only to quotas it knows. Users and groups get a record without limits with the
+first of their inodes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from jfs.meta.engines.redis.connection import Command
+from jfs.meta.model.quota import DIRECTORY, Quota, QuotaChange, QuotaKey, pack_limits, unpack_limits
+
+HASHES: Final = (
+    (b"dirQuota", b"dirQuotaUsedSpace", b"dirQuotaUsedInodes"),
+    (b"userQuota", b"userQuotaUsedSpace", b"userQuotaUsedInodes"),
+    (b"groupQuota", b"groupQuotaUsedSpace", b"groupQuotaUsedInodes"),
+)
+_WITHOUT_LIMITS: Final = pack_limits(Quota())
+
+
+def _decode(key: QuotaKey, replies: Sequence[Any]) -> Quota | None:
+    limits, space, inodes = replies
+    return None if limits is None else Quota(*unpack_limits(limits), int(space or 0), int(inodes or 0))
+
+
+def _put(key: QuotaKey, quota: Quota) -> list[Command]:
+    limits, space, inodes = HASHES[key.what]
+    return [
+        (b"HSET", limits, key.id, pack_limits(quota)),
+        (b"HSET", space, key.id, quota.used_space),
+        (b"HSET", inodes, key.id, quota.used_inodes),
+    ]
+
+
+def adding(key: QuotaKey, change: QuotaChange) -> list[Command]:
+    """The commands that add to a usage."""
+    limits, space, inodes = HASHES[key.what]
+    commands: list[Command] = []
+    if key.what != DIRECTORY:
+        commands.append((b"HSETNX", limits, key.id, _WITHOUT_LIMITS))
+    commands.append((b"HINCRBY", space, key.id, change.space))
+    commands.append((b"HINCRBY", inodes, key.id, change.inodes))
+    return commands
+
+
+READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
+    "quota": lambda key: tuple((b"HGET", name, key.id) for name in HASHES[key.what]),
+}
+DECODING: Final[dict[str, Callable[[Any, Sequence[Any]], Any]]] = {"quota": _decode}
+PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {"quota": _put}
+DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
+    "quota": lambda key: [(b"HDEL", name, key.id) for name in HASHES[key.what]],
+}

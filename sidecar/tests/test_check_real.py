@@ -19,9 +19,7 @@ from jfs.check.objects import Expectation, compare
 from jfs.meta.connect import connect
 from jfs.meta.model.keys import DirStat, DirStatKey, NodeKey
 from jfs.meta.store.base import Store, Tx
-from jfs.object.connect import for_volume
-from jfs.object.file import FileStorage
-from jfs.object.sharded import ShardedStorage
+from jfs.object.connect import open_volume
 from mount_parts import JFS, REAL, Volume, mounted, really_mounted, redis_server, run
 from store_engines import golden
 from store_engines import redis_server as redis_with
@@ -214,11 +212,8 @@ async def test_golden_volumes_have_no_damage_but_what_is_known(name: str, tmp_pa
         damages: list[Damage] = [damage for damage in found if not damage.note]
         assert {damage.kind for damage in damages} == ODD.get(name, set()), damages
         setting = facts.setting
-        folders = [golden() / name / "objects"]
-        if setting.shards:
-            folders = [golden() / name / f"objects-{number}" for number in range(setting.shards)]
-        shards = [FileStorage(f"{folder}/") for folder in folders]
-        storage = for_volume(shards[0] if len(shards) == 1 else ShardedStorage(shards), setting.name)
+        bucket = f"{golden() / name}/objects{'-%d' if setting.shards else ''}/"
+        storage = open_volume(setting, storage="file", bucket=bucket, passphrase="golden-pass")
         listing = await compare(storage, Expectation(facts), young_from=2.0**40)
         assert not listing.wrong_sizes
         assert not listing.leaked.number

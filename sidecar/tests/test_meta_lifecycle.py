@@ -8,7 +8,8 @@ import pytest
 from jfs.errors import ConfigError, CorruptRecord, VolumeError
 from jfs.format.constants import ROOT, TRASH
 from jfs.format.setting import Setting, new_setting
-from jfs.meta.model.keys import NodeKey, SettingKey
+from jfs.meta.model.keys import DeletedFileKey, NodeKey, SettingKey
+from jfs.meta.model.locks import READ, WRITE, Range
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import (
     SUPERUSER,
@@ -18,6 +19,7 @@ from jfs.meta.volume import (
     load_setting,
     status,
 )
+from jfs.meta.volume.inspection import session_detail, waiting
 from meta_volumes import START, UUID, audit, entries, errno_of, new_file, node, volume, write
 from store_engines import ALL, database, directory
 
@@ -124,6 +126,53 @@ async def test_status_shows_what_the_real_client_shows(engine: str, tmp_path: Pa
             "UsedInodes": 1,
             "AvailableInodes": 10 << 20,
         }
+
+
+@pytest.mark.parametrize("engine", ALL)
+async def test_status_counts_what_waits_to_be_deleted(engine: str, tmp_path: Path) -> None:
+    async with volume(engine, tmp_path, trash_days=1) as made:
+        meta = await made.client(session=False)
+        assert await waiting(meta.store) == {}
+        await write(meta, await new_file(meta, b"f"), 0, 5000)
+        await meta.mkdir(SUPERUSER, ROOT, b"d", 0o755)
+        await meta.unlink(SUPERUSER, ROOT, b"f")
+        await meta.rmdir(SUPERUSER, ROOT, b"d")
+
+        async def queue(tx: Tx) -> None:
+            tx.put(DeletedFileKey(77, 1234), 5)
+
+        await meta.store.run(queue)
+        assert await waiting(meta.store) == {
+            "TrashFileCount": 2,
+            "TrashFileSize": 5000,
+            "PendingDeletedFileCount": 1,
+            "PendingDeletedFileSize": 1234,
+        }
+
+        async def unqueue(tx: Tx) -> None:
+            tx.delete(DeletedFileKey(77, 1234))
+
+        await meta.store.run(unqueue)
+
+
+@pytest.mark.parametrize("engine", ALL)
+async def test_status_of_a_session_tells_of_its_open_removed_files_and_locks(engine: str, tmp_path: Path) -> None:
+    async with volume(engine, tmp_path, trash_days=0) as made:
+        meta, other = await made.client(), await made.client()
+        opened, locked = await new_file(meta, b"f"), await new_file(meta, b"g")
+        await meta.open(SUPERUSER, opened, os.O_RDWR)
+        await meta.unlink(SUPERUSER, ROOT, b"f")
+        await meta.locks.flock(locked, 7, WRITE, wait=False)
+        await meta.locks.setlk(locked, 8, Range(READ, 99, 5, 14), wait=False)
+        assert await session_detail(meta.store, meta.sid) == {
+            "Sustained": [opened],
+            "Flocks": [{"Inode": locked, "Owner": 7, "Ltype": "W"}],
+            "Plocks": [{"Inode": locked, "Owner": 8, "Records": [{"Type": 0, "Pid": 99, "Start": 5, "End": 14}]}],
+        }
+        assert await session_detail(meta.store, other.sid) == {}
+        await meta.locks.release(locked, 7)
+        await meta.locks.release_ranges(locked, 8)
+        await meta.release(opened)
 
 
 @pytest.mark.parametrize("engine", ALL)

@@ -23,30 +23,38 @@ def main(arguments: list[str]) -> int:
         epilog="example: META_PASSWORD=… jfs status redis://host:6379/1",
     )
     parser.add_argument("url", metavar="META-URL")
-    parser.add_argument("-s", "--session", type=int, metavar="SID", help="show one session only")
+    parser.add_argument(
+        "-s", "--session", type=int, metavar="SID", help="show one session, with its locks and open removed files"
+    )
+    parser.add_argument(
+        "-m", "--more", action="store_true", help="count what is in the trash or waits to be deleted (slow)"
+    )
     parser.add_argument("--stdin", action="store_true", help="take a JSON document from standard input; stands alone")
     options = parser.parse_args(arguments)
     if options.stdin:
         parser.error("--stdin stands alone")
     from jfs.cli.environment import take_meta_password
 
-    return asyncio.run(_status(options.url, take_meta_password(), options.session))
+    return asyncio.run(_status(options.url, take_meta_password(), options.session, more=options.more))
 
 
-async def _status(url: str, password: str, sid: int | None) -> int:
+async def _status(url: str, password: str, sid: int | None, *, more: bool) -> int:
     from jfs.meta.connect import connect
     from jfs.meta.volume import status
+    from jfs.meta.volume.inspection import session_detail, waiting
 
     store = await connect(url, password=password)
     try:
         answer: dict[str, Any] = await status(store)
+        if sid is not None:
+            sessions = [session for session in answer["Sessions"] if session["Sid"] == sid]
+            if not sessions:
+                raise VolumeError(f"the volume has no session {sid}")
+            answer = sessions[0] | await session_detail(store, sid)
+        elif more:
+            answer["Stat"] |= await waiting(store)
     finally:
         await store.close()
-    if sid is not None:
-        sessions = [session for session in answer["Sessions"] if session["Sid"] == sid]
-        if not sessions:
-            raise VolumeError(f"the volume has no session {sid}")
-        answer = sessions[0]
     print(json.dumps(answer, indent=2, ensure_ascii=False))
     return 0
 

@@ -27,6 +27,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.model.locks import FlockKey, PlockKey
 from jfs.meta.model.quota import QuotaKey
 
 Found = tuple[Any, Any]  # a key and its record
@@ -169,6 +170,13 @@ async def _quotas(link: Link) -> AsyncIterator[Found]:
                 yield _decoded(QuotaKey(what, int(field)), raw, space.get(field), inodes.get(field))
 
 
+async def _locks(link: Link, pattern: bytes, make: Callable[[int], Key[Any]]) -> AsyncIterator[Found]:
+    async for names in _keys(link, pattern):
+        for name, flat in zip(names, await link.read([(b"HGETALL", name) for name in names]), strict=True):
+            if flat:
+                yield _decoded(make(int(name[5:])), flat)
+
+
 SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
     NodeKey: lambda link: _strings(link, rb"i\d+", NodeKey),
     EdgeKey: _edges,
@@ -180,6 +188,8 @@ SCANS: Final[dict[type, Callable[[Link], AsyncIterator[Found]]]] = {
     DirStatKey: _dir_stats,
     SustainedKey: _sustained,
     DetachedKey: _detached,
+    FlockKey: lambda link: _locks(link, rb"lockf\d+", FlockKey),
+    PlockKey: lambda link: _locks(link, rb"lockp\d+", PlockKey),
     AclKey: _acls,
     QuotaKey: _quotas,
 }

@@ -12,6 +12,7 @@ from jfs.errors import CorruptRecord
 from jfs.meta.engines.sqlite.acls import COLUMNS as ACL_COLUMNS
 from jfs.meta.engines.sqlite.acls import from_columns
 from jfs.meta.engines.sqlite.database import SqliteDatabase
+from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.engines.sqlite.rows import from_row
 from jfs.meta.model.acl import AclKey
 from jfs.meta.model.attr import Entry
@@ -28,6 +29,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.model.locks import FlockKey, PlockKey
 from jfs.meta.model.quota import DIRECTORY, Quota, QuotaKey
 
 Found = tuple[Any, Any]  # a key and its record
@@ -80,6 +82,10 @@ async def scan(database: SqliteDatabase, prefix: str, kind: type) -> AsyncIterat
             async for found in _table(database, prefix, table, f"{key},{limits}", make):
                 yield found
         return
+    if kind is FlockKey or kind is PlockKey:
+        async for found in _locks(database, prefix, kind):
+            yield found
+        return
     table, columns, make = _TABLES[kind]
     if kind is NodeKey:
         columns = f"n.inode,{database.records.node_columns}"
@@ -99,6 +105,21 @@ async def _table(
         if len(rows) < _PAGE:
             return
         after = rows[-1][0]
+
+
+async def _locks(database: SqliteDatabase, prefix: str, kind: type) -> AsyncIterator[Found]:
+    """A record is all rows of an inode. Locks are few: one look at all of them."""
+    records = LockRecords(database.connection, prefix)
+
+    def look() -> list[Found]:
+        table = "flock" if kind is FlockKey else "plock"
+        inodes = database.connection.execute(f"SELECT DISTINCT inode FROM {prefix}{table}").fetchall()
+        if kind is FlockKey:
+            return [(FlockKey(ino), records.read_flocks(FlockKey(ino))) for (ino,) in inodes]
+        return [(PlockKey(ino), records.read_plocks(PlockKey(ino))) for (ino,) in inodes]
+
+    for found in await database.read(look):
+        yield found
 
 
 async def _parents(database: SqliteDatabase, prefix: str) -> AsyncIterator[Found]:

@@ -50,7 +50,7 @@ class Scenario:
             self.databases[name] = 1 + int(self._redis("incr", "databases", database=0))
         database = self.databases[name]
         values = {
-            "name": f"{self.name}-{name}"[:63],
+            "name": f"{self.name}-{name}"[:50].rstrip("-") + f"-{database}",
             "metaurl": f"redis://:redis-password@redis.{install.BACKENDS_NAMESPACE}:6379/{database}",
             "storage": "s3",
             "bucket": f"http://s3.{install.BACKENDS_NAMESPACE}:8333/volumes",

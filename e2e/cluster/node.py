@@ -103,6 +103,9 @@ class Node:
         _run("ip", "link", "set", "peer0", "up")
         _run("ip", "link", "set", "node0", "up")
         _run("ip", "route", "add", "default", "via", layout.NODE_IP)
+        if not Path("/proc/sys/net/bridge").exists():
+            # answers of a service whose pod is on the same bridge would go past the address translation
+            subprocess.run(["modprobe", "br_netfilter"], check=False)
         for name in ("ipv4/ip_forward", "ipv4/conf/all/route_localnet", "bridge/bridge-nf-call-iptables"):
             file = Path("/proc/sys/net") / name
             if file.exists():

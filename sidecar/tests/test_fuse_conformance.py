@@ -1,7 +1,9 @@
 """POSIX behaviour through a real mount, on both hosts: what a program sees of open, write, rename, link, listing, mmap …"""
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -22,10 +24,16 @@ AT_FDCWD = -100
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def top(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def host(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def top(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("conformance")
     volume = Volume(f"sqlite3://{directory}/meta.db", directory / "bucket").format("--trash-days", "0")
-    with mounted(volume, directory / "mnt", "--fuse-host", request.param, "--enable-xattr") as where:
+    with mounted(volume, directory / "mnt", "--fuse-host", host, "--enable-xattr") as where:
         yield where
 
 
@@ -37,8 +45,6 @@ def here(top: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def renameat2(source: Path, target: Path, flags: int) -> None:
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(AT_FDCWD, bytes(source), AT_FDCWD, bytes(target), flags):
         number = ctypes.get_errno()
@@ -431,6 +437,39 @@ def test_sgid_directory_gives_its_group(here: Path) -> None:
     assert os.stat(here / "d/f").st_gid == 4321
     assert os.stat(here / "d/sub").st_gid == 4321
     assert os.stat(here / "d/sub").st_mode & stat.S_ISGID
+
+
+def test_what_only_the_kernel_host_can(here: Path, host: str) -> None:
+    """pyfuse3 has no handlers for these: the kernel refuses them, or does without."""
+    kernel = host == "kernel"
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(here / "f", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"x" * 4096, 8192)
+    failed = libc.fallocate(fd, 3, ctypes.c_int64(8192), ctypes.c_int64(100))
+    assert (0 if not failed else ctypes.get_errno()) == (0 if kernel else errno.EOPNOTSUPP)
+    assert os.lseek(fd, 0, os.SEEK_DATA) == (8292 if kernel else 0)
+    assert os.copy_file_range(fd, fd, 100, 9000, 0) == 100  # without the handler the kernel moves the data
+    fcntl.lockf(fd, fcntl.LOCK_EX)  # without it the lock is the kernel's alone
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    os.close(fd)
+    with contextlib.nullcontext() if kernel else raises(errno.EOPNOTSUPP):
+        os.close(os.open(here, os.O_RDWR | os.O_TMPFILE))
+    with raises(errno.EOPNOTSUPP):
+        renameat2(here / "f", here / "g", 4)  # RENAME_WHITEOUT, which nobody offers
+
+
+def test_direct_io(here: Path) -> None:
+    data = random.Random(3).randbytes(5 * 4096)
+    fd = os.open(here / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    with mmap.mmap(-1, len(data)) as buffer:
+        buffer[:] = data
+        assert os.pwritev(fd, [buffer], 8192) == len(data)
+        buffer[:] = bytes(len(data))
+        assert os.preadv(fd, [buffer], 8192) == len(data)
+        assert buffer[:] == data
+        assert os.preadv(fd, [buffer], 8192 + 4096 * 4) == 4096
+    os.close(fd)
+    assert (here / "f").read_bytes() == bytes(8192) + data
 
 
 def test_virtual_files(top: Path) -> None:

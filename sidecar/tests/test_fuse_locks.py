@@ -3,8 +3,10 @@ two mounts, and between this client and the real one; waits, interrupts, closing
 
 import contextlib
 import fcntl
+import mmap
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -37,13 +39,27 @@ def volume(request: pytest.FixtureRequest, redis: str, tmp_path: Path) -> Volume
     return Volume(address, tmp_path / "bucket").format("--trash-days", "0")
 
 
+@pytest.fixture(scope="module", params=["redis", "sqlite3"])
+def mounts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """Two mounts of one volume, for all tests that leave them as they are."""
+    folder = tmp_path_factory.mktemp("locks")
+    with contextlib.ExitStack() as stack:
+        address = f"sqlite3://{folder}/meta.db"
+        if request.param == "redis":
+            address = stack.enter_context(redis_server(folder)) + "/1"
+        volume = Volume(address, folder / "bucket").format("--trash-days", "0")
+        one, two = (stack.enter_context(mounted(volume, folder / name, *FAST)) for name in ("one", "two"))
+        yield one, two
+
+
 @pytest.fixture
-def two(volume: Volume, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """The same file through two mounts."""
-    with mounted(volume, tmp_path / "one", *FAST) as one, mounted(volume, tmp_path / "two", *FAST) as other:
-        (one / "f").write_bytes(b"0123456789")
-        eventually((other / "f").exists, "the other mount sees the file")
-        yield one / "f", other / "f"
+def two(mounts: tuple[Path, Path], request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """A file of ten bytes through both mounts."""
+    name = re.sub(r"\W", "_", request.node.name)
+    one, other = (mount / name for mount in mounts)
+    one.write_bytes(b"0123456789")
+    eventually(other.exists, "the other mount sees the file")
+    return one, other
 
 
 LOCKER = """
@@ -258,6 +274,40 @@ def test_one_descriptor_kept_open_sees_what_others_wrote_under_the_lock(two: tup
             fcntl.lockf(fd, fcntl.LOCK_UN)
     for fd in fds:
         os.close(fd)
+
+
+def test_what_is_appended_under_a_lock_goes_to_the_end(two: tuple[Path, Path]) -> None:
+    fds = [os.open(path, os.O_WRONLY | os.O_APPEND) for path in two]
+    for turn in range(10):
+        for fd in fds:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.write(fd, b"%d " % turn)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    for fd in fds:
+        os.close(fd)
+    wanted = b"0123456789" + b"".join(b"%d " % turn * 2 for turn in range(10))
+    for path in two:
+        assert path.read_bytes() == wanted
+
+
+def test_what_is_appended_by_turns_goes_to_the_end(two: tuple[Path, Path]) -> None:
+    for turn in range(10):
+        for path in two:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.write(fd, b"%d " % turn)
+            os.close(fd)
+    wanted = b"0123456789" + b"".join(b"%d " % turn * 2 for turn in range(10))
+    for path in two:
+        assert path.read_bytes() == wanted
+
+
+def test_a_mapping_of_a_file_opened_for_appending_writes_in_place(two: tuple[Path, Path]) -> None:
+    fd = os.open(two[0], os.O_RDWR | os.O_APPEND)
+    with mmap.mmap(fd, 0) as mapped:
+        mapped[2:4] = b"ab"
+        mapped.flush()
+    os.close(fd)
+    assert two[0].read_bytes() == b"01ab456789"
 
 
 def test_the_locks_of_a_killed_mount_are_cleared(volume: Volume, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ compared with those of a file system of this machine where it can do the same, a
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import random
 import re
@@ -238,20 +237,6 @@ def test_flags_of_inodes(here: Path) -> None:
     run("chattr", "-i", str(path))
     assert path.read_bytes() == b"content and more"
     os.unlink(path)
-
-
-def test_direct_io(here: Path) -> None:
-    data = random.Random(3).randbytes(5 * 4096)
-    fd = os.open(here / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
-    with mmap.mmap(-1, len(data)) as buffer:
-        buffer[:] = data
-        assert os.pwritev(fd, [buffer], 8192) == len(data)
-        buffer[:] = bytes(len(data))
-        assert os.preadv(fd, [buffer], 8192) == len(data)
-        assert buffer[:] == data
-        assert os.preadv(fd, [buffer], 8192 + 4096 * 4) == 4096
-    os.close(fd)
-    assert (here / "f").read_bytes() == bytes(8192) + data
 
 
 def test_nameless_files(here: Path) -> None:

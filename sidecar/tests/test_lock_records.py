@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jfs.errors import StoreUnavailable
 from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.model.locks import (
     END,
@@ -27,6 +28,7 @@ from jfs.meta.model.locks import (
 )
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import Meta
+from jfs.meta.volume import locking as locking_module
 from meta_volumes import Volume, errno_of, volume
 from store_engines import ALL
 
@@ -258,6 +260,30 @@ async def test_a_session_that_ends_gives_its_locks_back(made: Volume) -> None:
     await one.close_session()
     await two.locks.flock(INO, ONE, WRITE, wait=False)
     await two.locks.setlk(INO, ONE, whole(WRITE), wait=False)
+
+
+async def test_a_lock_that_could_not_be_given_back_is_given_back_later(
+    made: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking_module, "_FIRST_RETRY", 0.01)
+    one, two = await made.client(), await made.client()
+    await one.locks.flock(INO, ONE, WRITE, wait=False)
+    run, answers = one.store.run, False
+
+    async def sometimes(operation: Any, *, near: Any = ()) -> Any:
+        if not answers:
+            raise StoreUnavailable("the database does not answer")
+        return await run(operation, near=near)
+
+    monkeypatch.setattr(one.store, "run", sometimes)
+    await one.locks.release(INO, ONE)
+    assert await errno_of(two.locks.flock(INO, ONE, WRITE, wait=False)) == errno.EAGAIN
+    answers = True
+    async with asyncio.timeout(10):
+        await two.locks.flock(INO, ONE, WRITE, wait=True)
+        await two.locks.flock(INO, ONE, UNLOCK, wait=False)
+        await one.locks.flock(INO, ONE, WRITE, wait=True)
+    assert one.locks.holds(INO, ONE)
 
 
 async def test_without_locks_nothing_is_asked(made: Volume) -> None:

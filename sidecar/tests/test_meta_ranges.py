@@ -1,13 +1,16 @@
 """fallocate, copies by reference, data and holes: the exact records, references and errors (format §5.3, appendix A.2)."""
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from jfs.format.constants import CHUNK, FIFO, MAX_FILE
 from jfs.format.slices import Slice, unpack
+from jfs.meta.engines.memory import MemoryStore
 from jfs.meta.model.keys import ChunkKey, SliceRefKey
+from jfs.meta.operations import ranges
 from jfs.meta.operations.ranges import (
     COLLAPSE_RANGE,
     INSERT_RANGE,
@@ -226,3 +229,29 @@ async def test_flagged_inodes_keep_their_attributes(made: Volume) -> None:
         assert await errno_of(meta.removexattr(SUPERUSER, ino, b"user.a")) == errno.EPERM
     await meta.setattr(SUPERUSER, ino, AttrChange(flags=0))
     await meta.setattr(SUPERUSER, ino, AttrChange(mode=0o600))
+
+
+async def test_a_copy_never_names_what_a_compaction_has_just_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with volume("memory", tmp_path) as made:
+        meta = await made.client()
+        source, target = await new_file(meta, b"s"), await new_file(meta, b"t")
+        old = await write(meta, source, 0, 1000) + await write(meta, source, 1000, 1000)
+        database = cast("MemoryStore", await made.store())._database
+        turns: list[int] = []
+
+        def compacting(*arguments: Any) -> Iterator[tuple[int, Slice]]:
+            if not turns:  # between the reads of the first attempt and its commit
+                database.write(ChunkKey(source, 0), Slice(0, 500, 2000, 0, 2000).pack())
+                for id, size in old:
+                    database.write(SliceRefKey(id, size), None)
+            turns.append(1)
+            return moved(*arguments)
+
+        monkeypatch.setattr(ranges, "moved", compacting)
+        assert (await meta.copy_range(source, 100, target, 0, 1500))[0] == 1500
+        assert len(turns) == 2
+        assert await lists(meta, target) == {0: [Slice(0, 500, 2000, 100, 1500)]}
+        assert await references(meta, (500, 2000), *old) == [2, 1, 1]
+        await audit(meta.store)

@@ -206,7 +206,7 @@ def _read(args: Sequence[Any], result: Any) -> tuple[str, str]:
 
 
 def _write(args: Sequence[Any], result: Any) -> tuple[str, str]:
-    ino, fh, offset, data = args
+    ino, fh, offset, data, *_ = args
     return f"{ino},{len(data)},{offset},{fh}", ""
 
 

@@ -46,7 +46,7 @@ _MKDIR = struct.Struct("<II")
 _RENAME2 = struct.Struct("<QII")
 _U64 = struct.Struct("<Q")
 _READ = struct.Struct("<QQIIQII")
-_WRITE_HEAD = struct.Struct("<QQI")
+_WRITE_HEAD = struct.Struct("<QQII")
 _WRITE_SIZE: Final = 40
 _RELEASE = struct.Struct("<QIIQ")
 _FLUSH = struct.Struct("<QIIQ")
@@ -279,9 +279,12 @@ def _readdirplus(node: int, view: Buffer, end: int) -> Arguments:
 
 
 def _write(node: int, view: Buffer, end: int) -> Arguments:
-    fh, offset, size = _WRITE_HEAD.unpack_from(view, HEADER)
+    fh, offset, size, flags = _WRITE_HEAD.unpack_from(view, HEADER)
     start = HEADER + _WRITE_SIZE
-    return node, fh, offset, view[start : start + size]
+    return node, fh, offset, view[start : start + size], bool(flags & _WRITE_CACHE)
+
+
+_WRITE_CACHE: Final = 1 << 0  # from the page cache: a mapping was written to
 
 
 def _release(node: int, view: Buffer, end: int) -> Arguments:

@@ -8,7 +8,9 @@ after it, with the lock when the try got it. Deadlocks are not detected. One eve
 """
 
 import asyncio
+import contextlib
 import errno
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -18,9 +20,13 @@ from jfs.meta.operations import locking
 from jfs.meta.operations.locking import Tried
 from jfs.meta.store.base import Store, Tx
 
+log = logging.getLogger(__name__)
+
 _FIRST_PAUSE: Final = 0.001  # seconds
 _LONGEST_PAUSE: Final = 0.010
 _OWN_PAUSE: Final = 1.0  # the own session is in the way: its unlock wakes, unless another client cleared the session
+_FIRST_RETRY: Final = 1.0
+_LONGEST_RETRY: Final = 30.0
 
 _Name = tuple[int, bool]  # inode, whether fcntl ranges are meant
 
@@ -45,6 +51,7 @@ class Locks:
         self._sid = sid
         self._held: dict[_Name, set[int]] = {}
         self._queues: dict[_Name, list[_Waiter]] = {}
+        self._late: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     def holds(self, ino: int, owner: int) -> bool:
         """Whether *owner* may hold any lock of *ino*."""
@@ -78,21 +85,47 @@ class Locks:
         return locking.conflicting(found, self._sid(), owner, wanted)
 
     async def release(self, ino: int, owner: int) -> None:
-        """Give back whatever *owner* holds of *ino*."""
+        """Give back whatever *owner*, whose file is closed, holds of *ino*. When the database does not answer it is tried again until
+        it does: nobody else will."""
+        try:
+            await self._release(ino, owner)
+        except StoreError as error:
+            log.warning("locks of inode %d were not given back, tried again: %s", ino, error)
+            key = ino, owner
+            if key not in self._late:
+                task = self._late[key] = asyncio.create_task(self._release_late(ino, owner), name="late unlock")
+                task.add_done_callback(lambda _: self._late.pop(key, None))
+
+    async def _release(self, ino: int, owner: int) -> None:
         await self.flock(ino, owner, UNLOCK, wait=False)
         await self.release_ranges(ino, owner)
+
+    async def _release_late(self, ino: int, owner: int) -> None:
+        pause = _FIRST_RETRY
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_RETRY)
+            with contextlib.suppress(StoreError):
+                await self._release(ino, owner)
+                return
 
     async def release_ranges(self, ino: int, owner: int) -> None:
         """Give back all fcntl locks of *owner*."""
         await self.setlk(ino, owner, Range(UNLOCK, 0, 0, END), wait=False)
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """The session has ended, and with it its locks."""
         self._held.clear()
+        late = list(self._late.values())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _have(
         self, name: _Name, owner: int, wanted: Range, operation: Callable[[Tx], Awaitable[Tried]], *, wait: bool
     ) -> None:
+        if wanted.kind != UNLOCK and (late := self._late.get((name[0], owner))) is not None:
+            await asyncio.shield(late)  # the kernel has given the number of a closed file to another one
         if wanted.kind == UNLOCK and owner not in self._held.get(name, ()):
             return
         if not wait or wanted.kind == UNLOCK:

@@ -163,7 +163,7 @@ class Meta(Ranges):
         if life is not None:
             await life.end()
         self._sustained.clear()
-        self.locks.forget()
+        await self.locks.forget()
         await self._deletion.drain(drain)
         self.sid = 0
         self._rules_made = self._make_rules()

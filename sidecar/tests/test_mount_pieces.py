@@ -17,7 +17,7 @@ from jfs.errors import (
 )
 from jfs.fuse import mountinfo
 from jfs.fuse.mounting import MountError
-from jfs.mount import config_file, mountpoint, worker
+from jfs.mount import config_file, memory, mountpoint, worker
 from jfs.mount.config import MountConfig, parse
 
 TABLE = r"""22 28 0:20 / /sys rw,nosuid - sysfs sysfs rw
@@ -187,3 +187,25 @@ def test_info_is_printed_as_the_real_client_does() -> None:
     assert "\n length: 42 Bytes\n" in text
     assert "\n  paths:\n\t/a\n\t/b\n chunks:\n" in text
     assert "\n|          0 |       8 |   42 |      0 |     42 |\n" in text
+
+
+async def test_memory_is_given_back_once_after_each_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            self.malloc_trim = trims.append
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", Library)
+    moved = iter([0, 0, 0, 0, 5, 9, 9, 9, 9, 9, 12, 12, 12, 12])
+    counts: list[int] = []
+
+    def work() -> float:
+        counts.append(len(trims))
+        return next(moved)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await memory.trim_when_idle(work, 0)
+    assert trims == [0, 0]
+    assert counts[7] == 0  # the second quiet look is this one
+    assert counts[8] == 1

@@ -33,10 +33,11 @@ from jfs.meta.connect import connect
 from jfs.meta.volume import Meta, MetaOptions, SessionInfo
 from jfs.meta.volume.compaction import CopySlice
 from jfs.meta.volume.deletion import DeleteObjects
-from jfs.metrics import REGISTRY
+from jfs.metrics import REGISTRY, SIZES
 from jfs.mount import config_file, measuring
 from jfs.mount.addresses import addresses
 from jfs.mount.config import MountConfig, with_changes
+from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import open_volume
@@ -189,6 +190,9 @@ class Mount:
         await self._serve_metrics(setting)
         await host.mount()
         self._undo.push_async_callback(host.close)
+        read, written = (REGISTRY.histogram(f"fuse_{name}_size_bytes", SIZES) for name in ("read", "written"))
+        trimming = asyncio.create_task(trim_when_idle(lambda: read.sum + written.sum))
+        self._undo.callback(trimming.cancel)
 
     async def _load(self, store: "Store", delete_objects: DeleteObjects, copy_slice: CopySlice) -> Meta:
         config = self._config

@@ -143,7 +143,8 @@ def _names(scenario: Scenario, kind: str) -> list[str]:
     return [
         item["metadata"]["name"]
         for item in everywhere.items(kind, "-A")
-        if scenario.name in (item["metadata"].get("namespace"), item["spec"].get("claimRef", {}).get("namespace"))
+        if scenario.name
+        in (item["metadata"].get("namespace"), item.get("spec", {}).get("claimRef", {}).get("namespace"))
         if kind != "secret" or not item["type"].startswith("kubernetes.io")
     ]
 

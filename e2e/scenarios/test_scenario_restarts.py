@@ -23,12 +23,13 @@ done"""
 
 def progress(scenario: Scenario, pod: str = "counter", lines: int = 20) -> None:
     """Wait until the pod has written some more lines; none may be missing and no operation may have failed."""
-    before = int(scenario.sh(pod, "wc -l </data/numbers"))
 
-    def more() -> bool:
-        return int(scenario.sh(pod, "wc -l </data/numbers")) >= before + lines
+    def count() -> int:
+        return int(scenario.sh(pod, "wc -l </data/numbers"))
 
-    until("the counter to go on", more)
+    # a kubelet that restarts refuses `exec` for a moment
+    before = until("the counter to answer", count)
+    until("the counter to go on", lambda: count() >= before + lines)
     assert scenario.sh(pod, "cat /tmp/failures 2>/dev/null || true") == ""
 
 

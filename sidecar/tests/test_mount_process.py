@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,24 @@ def test_sigterm_stores_what_was_written(volume: Volume, tmp_path: Path) -> None
         os.close(fd)
     with mounted(volume, where) as again:
         assert (again / "f").read_bytes() == b"not closed yet" * 1000
+
+
+def test_end_with_lost_writes_is_no_success(volume: Volume, tmp_path: Path) -> None:
+    mount = Mounted(volume, tmp_path / "mnt", "--io-retries", "0")
+    chunks = volume.bucket / volume.name / "chunks"
+    shutil.rmtree(chunks, ignore_errors=True)
+    chunks.write_text("in the way")
+    fd = os.open(mount.where / "f", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"lost" * 1000)
+    mount.process.send_signal(signal.SIGTERM)
+    try:
+        assert mount.process.wait(timeout=30) == 1
+        assert "not everything that was written to" in mount.log.read_text()
+        assert not is_mounted(mount.where)
+    finally:
+        mount.kill()
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def test_killed_mount_loses_nothing_that_was_acknowledged(volume: Volume, tmp_path: Path) -> None:

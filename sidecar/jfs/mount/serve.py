@@ -21,7 +21,7 @@ from jfs.chunk.compaction import SliceCopier
 from jfs.chunk.rate import RateLimit
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
-from jfs.errors import ConfigError, FsError, ObjectNotFound, VolumeError
+from jfs.errors import ConfigError, FsError, ObjectNotFound, ObjectUnavailable, VolumeError
 from jfs.format.constants import CLIENT_VERSION, ROOT
 from jfs.format.setting import Setting
 from jfs.format.slices import Segment
@@ -92,6 +92,7 @@ class Mount:
         self._stopping: asyncio.Task[None] | None = None
         self._served = asyncio.Event()
         self._lost: VolumeError | None = None
+        self._unstored: FsError | None = None
         self._opened_storage: ObjectStorage | None = None
         self._metrics: MetricsServer | None = None
         self._volume: measuring.Volume | None = None
@@ -339,7 +340,7 @@ class Mount:
 
     async def serve(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Answer the kernel; *ready* runs once a request can be answered. Returns when the mount has ended and everything is
-        closed. VolumeError when it had to end because the volume is gone; FsError when the last writes could not be stored."""
+        closed. VolumeError when it had to end because the volume is gone; ObjectUnavailable when the last writes are lost."""
         assert self._host is not None
         try:
             await self._host.serve(ready)
@@ -350,6 +351,10 @@ class Mount:
             await self._close()
         if self._lost is not None:
             raise self._lost
+        if self._unstored is not None:
+            raise ObjectUnavailable(
+                f"not everything that was written to {self.request.mountpoint} could be stored: {self._unstored}"
+            )
 
     def stop(self) -> None:
         """Unmount and end; what is written is stored first. A second call changes nothing."""
@@ -362,7 +367,7 @@ class Mount:
         try:
             await self.flush()
         except FsError as error:
-            log.error("not everything written could be stored: %s", error)
+            self._unstored = error
         await asyncio.to_thread(host.unmount)
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -379,7 +384,7 @@ class Mount:
         try:
             await writer.close()
         except FsError as error:
-            log.error("not everything written could be stored: %s", error)
+            self._unstored = error
 
     async def _close_storage(self) -> None:
         if self._opened_storage is not None:

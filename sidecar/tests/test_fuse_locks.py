@@ -310,6 +310,14 @@ def test_a_mapping_of_a_file_opened_for_appending_writes_in_place(two: tuple[Pat
     assert two[0].read_bytes() == b"01ab456789"
 
 
+def test_a_descriptor_that_appends_no_more_writes_in_place(two: tuple[Path, Path]) -> None:
+    fd = os.open(two[0], os.O_RDWR | os.O_APPEND)
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"ab", 2)
+    os.close(fd)
+    assert two[1].read_bytes() == b"01ab456789"
+
+
 def test_the_locks_of_a_killed_mount_are_cleared(volume: Volume, tmp_path: Path) -> None:
     dying = Mounted(volume, tmp_path / "dying", *FAST)
     with mounted(volume, tmp_path / "other", *FAST) as other:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import struct
 from collections.abc import Coroutine
 from typing import Any
@@ -64,9 +65,13 @@ def test_decoders() -> None:
     assert decode(13, struct.pack("<Q", 9) + b"l\0") == (9, 5, b"l")
     assert decode(35, struct.pack("<IIII", 0x8042, 0o100644, 0, 0) + b"c\0") == (5, b"c", 0o100644, 0x8042)
     assert decode(15, struct.pack("<QQIIQII", 3, 4096, 100, 0, 0, 0, 0)) == (5, 3, 4096, 100)
-    for flags in (0, 1, 2):  # 1: from the page cache
-        node, fh, offset, data, mapped = decode(16, struct.pack("<QQIIQII", 3, 8, 4, flags, 0, 0, 0) + b"data")
-        assert (node, fh, offset, bytes(data), mapped) == (5, 3, 8, b"data", flags == 1)
+    for kind, flags, wanted in (
+        (0, 1, False),
+        (0, os.O_APPEND | 1, True),
+        (1, os.O_APPEND | 1, False),
+    ):  # 1: page cache
+        node, fh, offset, data, append = decode(16, struct.pack("<QQIIQII", 3, 8, 4, kind, 0, flags, 0) + b"data")
+        assert (node, fh, offset, bytes(data), append) == (5, 3, 8, b"data", wanted)
     assert decode(21, struct.pack("<II", 3, 1) + b"user.x\0a\0c") == (5, b"user.x", b"a\0c", 1)
     assert decode(22, struct.pack("<II", 64, 0) + b"user.x\0") == (5, b"user.x", 64)
 

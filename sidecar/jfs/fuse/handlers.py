@@ -301,10 +301,10 @@ class Handlers(OpenFiles):
             raise
 
     async def write(
-        self, caller: Caller, ino: int, fh: int, offset: int, data: memoryview | bytes, mapped: bool = True
+        self, caller: Caller, ino: int, fh: int, offset: int, data: memoryview | bytes, append: bool = False
     ) -> int:
-        """Take bytes; they are safe after the next flush, fsync or release. Through an O_APPEND handle they go to the end of the file
-        as known here, where the kernel believes in an older one, unless they may come from a mapping (*mapped*)."""
+        """Take bytes; they are safe after the next flush, fsync or release. With *append* they go to the end of the file as known
+        here, where the kernel believes in an older one."""
         if ino >= SPECIAL:
             return await self._virtual.get(fh).write(bytes(data))
         handle = self.files.get(fh)
@@ -312,7 +312,7 @@ class Handlers(OpenFiles):
         if writer is None:
             raise FsError(errno.EBADF)
         size = len(data)
-        if not mapped and handle.flags & os.O_APPEND and offset < handle.file.length:
+        if append and offset < handle.file.length:
             offset = handle.file.length
             if self.invalidator is not None:  # the kernel has put the bytes elsewhere in its pages
                 self.invalidator.inode(handle.ino)

@@ -5,6 +5,7 @@ handler after the caller; names and values are copied out, the data of a write s
 the reply's body. Nothing here suspends or knows the handlers.
 """
 
+import os
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -46,7 +47,7 @@ _MKDIR = struct.Struct("<II")
 _RENAME2 = struct.Struct("<QII")
 _U64 = struct.Struct("<Q")
 _READ = struct.Struct("<QQIIQII")
-_WRITE_HEAD = struct.Struct("<QQII")
+_WRITE_HEAD = struct.Struct("<QQII8xI")
 _WRITE_SIZE: Final = 40
 _RELEASE = struct.Struct("<QIIQ")
 _FLUSH = struct.Struct("<QIIQ")
@@ -279,9 +280,12 @@ def _readdirplus(node: int, view: Buffer, end: int) -> Arguments:
 
 
 def _write(node: int, view: Buffer, end: int) -> Arguments:
-    fh, offset, size, flags = _WRITE_HEAD.unpack_from(view, HEADER)
+    fh, offset, size, kind, flags = _WRITE_HEAD.unpack_from(view, HEADER)
     start = HEADER + _WRITE_SIZE
-    return node, fh, offset, view[start : start + size], bool(flags & _WRITE_CACHE)
+    append = (
+        flags & os.O_APPEND != 0 and not kind & _WRITE_CACHE
+    )  # the descriptor's flags now, which fcntl(2) may have changed
+    return node, fh, offset, view[start : start + size], append
 
 
 _WRITE_CACHE: Final = 1 << 0  # from the page cache: a mapping was written to

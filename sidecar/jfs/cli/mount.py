@@ -34,7 +34,7 @@ def _help() -> str:
     for option in OPTIONS.values():
         if option.name not in ("background", "foreground"):
             flag = f"--{option.name}" + ("" if option.is_flag else " VALUE")
-            lines.append(f"  {flag:<28}{option.help}")
+            lines.append(f"  {flag:<30}{option.help}")
     lines += ["", "accepted, without effect yet: " + ", ".join(sorted(WITHOUT_EFFECT))]
     lines += ["not supported yet: " + ", ".join(sorted(REFUSED))]
     return "\n".join(lines) + "\n"

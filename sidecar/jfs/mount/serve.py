@@ -37,6 +37,7 @@ from jfs.metrics import REGISTRY, SIZES
 from jfs.mount import config_file, measuring
 from jfs.mount.addresses import addresses
 from jfs.mount.config import MountConfig, with_changes
+from jfs.mount.hosts import make_host
 from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
 from jfs.object.base import ObjectStorage
@@ -392,15 +393,3 @@ class Mount:
 
     async def _close(self) -> None:
         await self._undo.aclose()
-
-
-def make_host(config: MountConfig, handlers: Handlers, accounting: Accounting, spec: MountSpec) -> Host:
-    """The host that the options name; each is imported only when it is used."""
-    readahead_kib = max(1024, config.max_fuse_io >> 10)
-    if config.fuse_host == "kernel":
-        from jfs.fuse.kernel.host import KernelHost
-
-        return KernelHost(handlers, accounting, spec, max_io=config.max_fuse_io, readahead_kib=readahead_kib)
-    from jfs.fuse.pyfuse3_host import Pyfuse3Host
-
-    return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib)

@@ -1,0 +1,19 @@
+"""Which host answers the kernel: chosen by `--fuse-host`, imported only when it is used (an idle mount stays small)."""
+
+from jfs.fuse.accounting import Accounting
+from jfs.fuse.handlers import Handlers
+from jfs.fuse.mounting import MountSpec
+from jfs.fuse.requests import Host
+from jfs.mount.config import MountConfig
+
+
+def make_host(config: MountConfig, handlers: Handlers, accounting: Accounting, spec: MountSpec) -> Host:
+    """The host that the options name; each is imported only when it is used."""
+    readahead_kib = max(1024, config.max_fuse_io >> 10)
+    if config.fuse_host == "kernel":
+        from jfs.fuse.kernel.host import KernelHost
+
+        return KernelHost(handlers, accounting, spec, max_io=config.max_fuse_io, readahead_kib=readahead_kib)
+    from jfs.fuse.pyfuse3_host import Pyfuse3Host
+
+    return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib)

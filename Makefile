@@ -63,8 +63,10 @@ demo: machine ## a volume shared by two pods on a real one-node Kubernetes (CLUS
 demo-down: install ## take the demo down
 	$(PYTHON) -m e2e.demo down $(if $(CLUSTER),--cluster $(CLUSTER))
 
-bench: machine ## the benchmark beside the real JuiceFS, as a table
-	$(PYTHON) -m e2e.bench
+bench: machine ## pods' timings on the cluster, then the rows beside the real JuiceFS (ENGINE=sqlite3: on SQLite), as tables in reports/
+	$(PYTEST) -q -m cluster e2e/scenarios/test_scenario_timings.py
+	@cat reports/e2e.md
+	$(PYTHON) -m e2e.bench $(if $(ENGINE),--engine $(ENGINE))
 
 clean: ## remove what the targets made in this folder
 	rm -rf .venv .uv build dist reports .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jfs.meta.store.base import Store
 
 log = logging.getLogger("jfs.gc")
+_DRAIN_SECONDS: Final = 3600.0
 _SKIPPED_TIME: Final = "JFS_GC_SKIPPEDTIME"
 _DAY: Final = 86400
 
@@ -178,6 +179,10 @@ async def _change(
             log.warning("%d chunks could not be compacted: their blocks cannot be read", done.failed)
     files = delayed = NOTHING
     if options.delete:
+        abandoned = await meta.drop_abandoned(int(time.time()) - _DAY)
+        await meta.close_session(drain=_DRAIN_SECONDS)  # the deletions that this began
+        if abandoned:
+            log.info("Deleted %d clones that were not finished", abandoned)
         facts, _ = await examine(store)
         files = await delete_files(deletion, facts)
         delayed = await delete_delayed(store, meta.jobs(), edge)

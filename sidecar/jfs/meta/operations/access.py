@@ -20,12 +20,14 @@ _groups: dict[int, tuple[float, tuple[int, ...]]] = {}
 
 
 class Caller(NamedTuple):
-    """The process behind a request. *pid* 0 is a process that this process' namespace does not show."""
+    """The process behind a request. *pid* 0 is a process that this process' namespace does not show. What it asks for is to be
+    *checked* here even where the kernel checks permissions, when the kernel does not know what it asks for (`.control`)."""
 
     uid: int
     gid: int
     pid: int
     umask: int = 0
+    checked: bool = False
 
     def groups(self) -> tuple[int, ...]:
         """All groups of the caller, read from /proc and kept for a second; only its own gid when that cannot be read."""

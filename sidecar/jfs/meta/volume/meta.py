@@ -15,18 +15,18 @@ from jfs.format.constants import DIRECTORY, ROOT
 from jfs.format.setting import check_usable
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
+from jfs.meta.volume.cloning import Clones
 from jfs.meta.volume.compaction import Compaction, CopySlice, compact_tree
 from jfs.meta.volume.deletion import DeleteObjects
 from jfs.meta.volume.jobs import Jobs
 from jfs.meta.volume.options import MetaOptions, SessionInfo
-from jfs.meta.volume.ranges import Ranges
 from jfs.meta.volume.session import SessionLife, load_setting
 from jfs.meta.volume.tree import remove_tree
 
 log = logging.getLogger(__name__)
 
 
-class Meta(Ranges):
+class Meta(Clones):
     """See the module. *on_lost* is called once, with the reason, when the mount must end (format §2.3)."""
 
     on_lost: Callable[[VolumeError], None] | None = None

@@ -33,7 +33,7 @@ class Reads(MountState):
     async def lookup(self, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
         """Inode and attributes of an entry. FsError: ENOENT, ENOTDIR, ENAMETOOLONG, EACCES."""
         parent = self._real(parent)
-        if self.options.check_access:
+        if self.options.check_access or caller.checked:
             await self._permit(caller, await self._directory(parent), EXECUTE)
         if name in (b".", b".."):
             return await self._dot(parent, name)
@@ -132,7 +132,7 @@ class Reads(MountState):
         FsError: ENOENT, ENOTDIR, EACCES."""
         ino = self._real(ino)
         attr = await self._directory(ino)
-        if self.options.check_access:
+        if self.options.check_access or caller.checked:
             await self._permit(caller, attr, READ)
             if plus:
                 try:

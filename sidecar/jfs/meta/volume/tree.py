@@ -48,6 +48,13 @@ async def remove_tree(
     return removal.count
 
 
+async def remove_below(tree: Tree, caller: Caller, ino: int, *, skip_trash: bool = False, workers: int = 50) -> int:
+    """Remove everything below directory *ino*; the number of entries removed. FsError as unlink and rmdir."""
+    removal = _Removal(tree, caller, skip_trash, max(workers, 1))
+    await removal.empty(ino)
+    return removal.count
+
+
 class _Removal:
     def __init__(self, tree: Tree, caller: Caller, skip_trash: bool, workers: int) -> None:
         self.count = 0
@@ -59,7 +66,7 @@ class _Removal:
     async def directory(self, parent: int, name: bytes, ino: int) -> None:
         """Empty directory *ino* and remove it."""
         for attempt in range(_ROUNDS):
-            await self._empty(ino)
+            await self.empty(ino)
             try:
                 await self._tree.rmdir(self._caller, parent, name, skip_trash=self._skip_trash)
             except FsError as error:
@@ -71,7 +78,8 @@ class _Removal:
                 self.count += 1
                 return
 
-    async def _empty(self, ino: int) -> None:
+    async def empty(self, ino: int) -> None:
+        """Remove what is in directory *ino* now."""
         async for page in self._tree.list_directory(self._caller, ino, plus=False):
             below = [(n, e.ino) for n, e in zip(page.names, page.entries, strict=True) if e.kind == DIRECTORY]
             files = [(n, e.ino) for n, e in zip(page.names, page.entries, strict=True) if e.kind != DIRECTORY]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from jfs.check import content, tree
+from jfs.check import content, quotas, tree
 from jfs.check.damage import Damage
 from jfs.check.facts import Facts, gather
 from jfs.errors import FsError
@@ -49,7 +49,7 @@ async def examine(store: Store, *, directory_mode: int = 0o755, now: int | None 
 
 
 def _judged(facts: Facts, directory_mode: int) -> list[Damage]:
-    return [*tree.judge(facts, directory_mode=directory_mode), *content.judge(facts)]
+    return [*tree.judge(facts, directory_mode=directory_mode), *content.judge(facts), *quotas.judge(facts)]
 
 
 async def repair(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jfs.errors import CorruptRecord
-from jfs.format.constants import DIRECTORY, FILE, align4k
+from jfs.format.constants import DIRECTORY, FILE, ROOT, TRASH, align4k
 from jfs.format.setting import Setting
 from jfs.format.slices import Slice, unpack
 from jfs.meta.model.attr import Entry
@@ -29,6 +29,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.model.quota import GROUP, USER, Quota, QuotaChange, QuotaKey
 from jfs.meta.operations.compaction import split_delayed
 from jfs.meta.store.base import Store
 
@@ -86,6 +87,9 @@ class Facts:
     sustained: dict[int, set[int]] = field(default_factory=dict)  # sessions
     sessions: dict[int, int] = field(default_factory=dict)  # expiry
     detached: dict[int, int] = field(default_factory=dict)  # since
+    quotas: dict[QuotaKey, Quota] = field(default_factory=dict)
+    hours: int = 0  # hour directories of the trash
+    owned: dict[QuotaKey, QuotaChange] = field(default_factory=dict)  # by user and group, when the volume keeps that
     counters: dict[str, int | None] = field(default_factory=dict)
     flaws: list[str] = field(default_factory=list)
 
@@ -120,6 +124,11 @@ async def gather(store: Store, setting: Setting, *, now: int) -> Facts:
             facts.unreadable.add(key.ino)
         else:
             facts.nodes[key.ino] = Node(attr.kind, attr.nlink, attr.length, attr.parent)
+            facts.hours += key.ino > TRASH
+            if setting.user_group_quota and key.ino != ROOT and key.ino < TRASH:
+                space = align4k(attr.length if attr.kind == FILE else 0)
+                for owner in (QuotaKey(USER, attr.uid), QuotaKey(GROUP, attr.gid)):
+                    facts.owned[owner] = facts.owned.get(owner, QuotaChange(0, 0)).plus(space, 1)
     await _gather_entries(store, facts)
     await _gather_side_records(store, facts)
     await _gather_slices(store, facts)
@@ -182,6 +191,9 @@ async def _gather_side_records(store: Store, facts: Facts) -> None:
         facts.sustained.setdefault(held.ino, set()).add(held.sid)
     async for top, since in store.scan(DetachedKey):
         facts.detached[top.ino] = since
+    async for limited, quota in store.scan(QuotaKey):
+        if not _is_corrupt(facts, limited, quota):
+            facts.quotas[limited] = quota
     async for ino, length, since in store.deleted_files():
         facts.queued[ino] = length, since
 

@@ -16,10 +16,11 @@ from jfs.check.verify import ContentCheck, find_blocks, in_scope, look_at
 from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
 from jfs.chunk.compaction import SliceCopier
 from jfs.cli import fsck, gc
+from jfs.errors import VolumeError
 from jfs.format.constants import ROOT
 from jfs.format.slices import Slice
 from jfs.meta.connect import connect
-from jfs.meta.model.keys import SliceRefKey
+from jfs.meta.model.keys import ChunkKey, SliceRefKey
 from jfs.meta.volume import SUPERUSER, Meta
 from jfs.object.file import FileStorage
 from jfs.object.memory import MemoryStorage
@@ -288,3 +289,29 @@ async def test_gc_compacts(tmp_path: Path, caplog: pytest.LogCaptureFixture, tra
         assert await run_gc(url) == 0
         assert await run_fsck(url, "content", "yes") == 0
         await audit(meta.store)
+
+
+async def test_gc_deletes_nothing_that_a_torn_list_may_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with on_disk(tmp_path) as (url, files, ids):
+        ino, _ = await files.meta.lookup(SUPERUSER, ROOT, b"two")
+
+        async def tear(tx: Any) -> None:
+            (raw,) = await tx.get(ChunkKey(ino, 0))
+            tx.put(ChunkKey(ino, 0), raw + b"torn")
+
+        async def mend(tx: Any) -> None:
+            tx.put(ChunkKey(ino, 0), Slice(0, ids["two"], 100, 0, 100).pack())
+
+        await files.meta.store.run(tear)
+        assert await run_gc(url, delete=True) == 1
+        assert "leaked objects are not deleted" in caplog.text
+        await files.meta.store.run(mend)
+        assert await run_fsck(url) == 0
+
+
+async def test_gc_deletes_nothing_of_another_volume(tmp_path: Path) -> None:
+    async with on_disk(tmp_path) as (url, files, _):
+        await files.blocks.storage.put("juicefs_uuid", b"4f3b0f5e-0000-4000-8000-000000000000")
+        assert await run_gc(url) == 0
+        with pytest.raises(VolumeError, match="nothing was deleted"):
+            await run_gc(url, delete=True)

@@ -71,11 +71,27 @@ async def _run(options: argparse.Namespace, skipped: int, password: str, passphr
         )
         try:
             log.info("Data use %s", blocks.storage.describe())
+            await _check_owner(blocks, setting, deleting=options.delete)
             return await _collect(store, setting, blocks, options, skipped)
         finally:
             await blocks.close()
     finally:
         await store.close()
+
+
+async def _check_owner(blocks: "BlockStore", setting: "Setting", *, deleting: bool) -> None:
+    """VolumeError when objects are to be deleted in the storage of another volume; a warning when they are only looked at."""
+    from jfs.errors import ObjectNotFound, VolumeError
+
+    try:
+        uuid = bytes(await blocks.storage.get("juicefs_uuid")).decode("ascii", "replace").strip()
+    except ObjectNotFound:  # volumes of old clients have none
+        return
+    if uuid != setting.uuid:
+        text = f"{blocks.storage.describe()} belongs to volume {uuid}, not to {setting.name} ({setting.uuid})"
+        if deleting:
+            raise VolumeError(f"{text}: nothing was deleted")
+        log.warning("%s", text)
 
 
 async def _collect(
@@ -106,14 +122,17 @@ async def _collect(
     async def delete(key: str) -> None:
         await deletions.add(blocks.storage.delete(key))
 
+    deleting = options.delete and not facts.torn_lists
     listing = await compare(
-        blocks.storage, expectation, young_from=began - skipped, on_leaked=delete if options.delete else None
+        blocks.storage, expectation, young_from=began - skipped, on_leaked=delete if deleting else None
     )
     await deletions.finish()
     _report(listing, delayed, files)
     if listing.leaked.number and not options.delete:
         log.info("Please add `--delete` to clean leaked objects")
-    left = 0 if options.delete else listing.leaked.number
+    if listing.leaked.number and options.delete and not deleting:
+        log.warning("leaked objects are not deleted: a chunk list that cannot be read may name them, see `jfs fsck`")
+    left = 0 if deleting else listing.leaked.number
     return 1 if left or leaks else 0
 
 

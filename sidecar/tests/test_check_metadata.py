@@ -164,6 +164,7 @@ async def test_a_record_that_does_not_decode_is_one_damage(engine: str, tmp_path
         damages = await check(store)
         assert "corrupt" in {damage.kind for damage in damages}
         assert not {"dangling", "leaked", "counter", "orphan"} & {damage.kind for damage in damages}
+        assert all(damage.fix is None for damage in damages), damages
         await store._link.change([(b"HDEL", b"dirUsedSpace", b"%d" % parts.directory)])
         assert any("missing or broken" in damage.text for damage in await check(store))
 

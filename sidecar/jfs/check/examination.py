@@ -9,12 +9,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from jfs.check import content, quotas, tree
 from jfs.check.damage import Damage
 from jfs.check.facts import Facts, gather
 from jfs.errors import FsError
+from jfs.meta.model.keys import EdgeKey
 from jfs.meta.store.base import Store
 from jfs.meta.volume import load_setting
 
@@ -24,6 +26,8 @@ _ROUNDS: Final = 5
 SETTLE: Final = (
     3.0  # seconds after which real clients have written the usage and counters that they collect (format §7.2)
 )
+# Numbers that are counted from inodes and entries.
+_COUNTED: Final = frozenset({"nlink", "usage", "parent", "parents", "quota", "counter"})
 # What numbers are counted from, to be repaired before them.
 _STRUCTURE: Final = frozenset({"attributes", "removed", "sustained", "leaked", "queue", "leftover"})
 
@@ -49,7 +53,14 @@ async def examine(store: Store, *, directory_mode: int = 0o755, now: int | None 
 
 
 def _judged(facts: Facts, directory_mode: int) -> list[Damage]:
-    return [*tree.judge(facts, directory_mode=directory_mode), *content.judge(facts), *quotas.judge(facts)]
+    damages = [*tree.judge(facts, directory_mode=directory_mode), *content.judge(facts), *quotas.judge(facts)]
+    if facts.unreadable or any(isinstance(key, EdgeKey) for key, _ in facts.corrupt):
+        damages = [_unrepairable(damage) if damage.kind in _COUNTED else damage for damage in damages]
+    return damages
+
+
+def _unrepairable(damage: Damage) -> Damage:
+    return replace(damage, fix=None, remedy="a record that cannot be read may account for the difference")
 
 
 async def repair(

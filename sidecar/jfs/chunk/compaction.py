@@ -20,6 +20,7 @@ from jfs.object.base import Data
 
 READS: Final = 4
 _WHOLE_FROM: Final = 4  # a part of at least 1/4 of a block is had by reading all of it, when others follow
+_PATIENCE: Final = 5.0  # seconds for deleting after a failure: an unmount waits for it
 _KEPT: Final = 2  # source blocks kept while their neighbours are copied
 
 
@@ -52,8 +53,9 @@ class SliceCopier:
                 await source.fill(block, parts.get(indx, ()))
                 await self._blocks.put_block(new_id, indx, block)
         except BaseException:
-            with contextlib.suppress(ObjectError):  # what stays is found by gc
-                await self._blocks.delete_slice(new_id, size)
+            with contextlib.suppress(ObjectError, TimeoutError):  # what stays is found by gc
+                async with asyncio.timeout(_PATIENCE):
+                    await self._blocks.delete_slice(new_id, size)
             raise
 
 

@@ -17,6 +17,7 @@ from jfs.errors import FsError
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import DirectoryPage
 
+_KEPT_ATTRS: Final = 20_000  # of what a listing has handed out; taking them out one by one costs as much as listing
 _FORGET_ATTRS: Final = 100_000  # changed inodes remembered before all snapshots lose their attributes instead
 
 
@@ -70,15 +71,16 @@ class DirectoryHandle:
                     return
                 self._age = time.monotonic()
                 attrs = page.attrs or [None] * len(page.names)
+                make = Item._make
                 self.items += [
-                    Item(name, entry.ino, entry.kind, attr)
-                    for name, entry, attr in zip(page.names, page.entries, attrs, strict=True)
+                    make((name, ino, kind, attr))
+                    for name, (kind, ino), attr in zip(page.names, page.entries, attrs, strict=True)
                 ]
 
     def window(self, cookie: int, count: int, *, freshness: float) -> list[Item]:
         """The items at [cookie, cookie+count). Drops the attributes of what was handed out before – a listing of a
-        million entries must not keep them – and of pages read more than *freshness* seconds ago."""
-        if cookie > self._stripped:
+        million entries must not keep them all – and of pages read more than *freshness* seconds ago."""
+        if cookie > self._stripped + _KEPT_ATTRS:
             items = self.items
             for at in range(self._stripped, min(cookie, len(items))):
                 if items[at].attr is not None:

@@ -31,6 +31,7 @@ GENERATION: Final = 1
 
 _ATTR = struct.Struct("<QQQqqqIIIIIIIIII")
 _ENTRY_ATTR = struct.Struct("<QQQQIIQQQqqqIIIIIIIIII")  # fuse_entry_out: 40 bytes, then fuse_attr
+_ENTRY_DIRENT = struct.Struct("<QQQQIIQQQqqqIIIIIIIIIIQQII")  # fuse_direntplus: fuse_entry_out, then fuse_dirent
 _ATTR_OUT = struct.Struct("<QIIQQQqqqIIIIIIIIII")
 _DIRENT = struct.Struct("<QQII")
 _OPEN_OUT = struct.Struct("<QII")
@@ -67,6 +68,7 @@ _FORGET_ONE = struct.Struct("<QQ")
 
 _EMPTY_ENTRY: Final = bytes(_ENTRY_ATTR.size)
 _NO_NAME: Final = b""
+_ZEROS: Final = bytes(8)
 _DT: Final = {kind: mode >> 12 for kind, mode in FORMATS.items()}
 
 Buffer = memoryview
@@ -163,6 +165,7 @@ def directory_plus(items: Sequence[Item | None], cookie: int, size: int, valid: 
     """fuse_direntplus records; without attributes the kernel looks the name up itself (node id 0)."""
     out = bytearray()
     room = size
+    seconds, nsec = valid.attr
     for item in items:
         cookie += 1
         if item is None:
@@ -173,10 +176,20 @@ def directory_plus(items: Sequence[Item | None], cookie: int, size: int, valid: 
         room -= 152 + length + padding
         if room < 0:
             break
-        out += _EMPTY_ENTRY if attr is None else entry_out(ino, attr, valid)
-        out += _DIRENT.pack(ino, cookie, length, _DT.get(kind, 0))
+        if attr is None:
+            out += _EMPTY_ENTRY
+            out += _DIRENT.pack(ino, cookie, length, _DT.get(kind, 0))
+        else:
+            _, kind_mode, uid, gid, at, an, mt, mn, ct, cn, nlink, total, rdev, *_ = attr
+            entry, entry_nsec = valid.dir_entry if kind == DIRECTORY else valid.entry
+            mode = FORMATS.get(kind_mode >> 12, 0) | kind_mode & 0o7777
+            out += _ENTRY_DIRENT.pack(
+                ino, GENERATION, entry, seconds, entry_nsec, nsec, ino, total, (total + 511) >> 9, at, mt, ct, an, mn, cn,
+                mode, nlink, uid, gid, rdev, BLKSIZE, 0, ino, cookie, length, mode >> 12,
+            )  # fmt: skip
         out += name
-        out += bytes(padding)
+        if padding:
+            out += _ZEROS[:padding]
     return out
 
 

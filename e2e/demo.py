@@ -24,12 +24,12 @@ def up(own: bool) -> None:
     replaced: dict[str, str] = {}
     if own:
         cluster = Cluster.named(NAME)
-        archives = {name: images.path(name) for name in images.NAMES}
+        archives = {name: images.path(name) for name in ("pause", "coredns", *images.DEMO)}
         if cluster.healthy():
             say(f"✓ the one-node cluster {NAME} runs already")
         else:
             cluster.up(archives["pause"], archives["coredns"])
-        install.load(cluster, archives.values())
+        install.load(cluster, [archives[name] for name in images.DEMO])
         kubectl = cluster.kubectl()
     else:
         replaced = install.PUBLIC

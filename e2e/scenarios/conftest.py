@@ -36,7 +36,7 @@ def cluster() -> Iterator[Cluster]:
         try:
             if not (keep and cluster.healthy()):
                 cluster.up(archives["pause"], archives["coredns"])
-            install.load(cluster, archives.values())
+            install.load(cluster, [a for name, a in archives.items() if name not in ("pause", "coredns")])
             install.backends(cluster.kubectl())
             install.chart(cluster.kubectl(), archives["operator"])
             yield cluster

@@ -6,10 +6,11 @@ import itertools
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jfs.errors import StoreUnavailable
+from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.model.locks import (
     END,
@@ -311,3 +312,27 @@ def test_owners_are_signed_in_sql() -> None:
         (1, 3, 7, 82),
     ]
     connection.close()
+
+
+@pytest.mark.real
+async def test_an_uncontended_lock_takes_one_round_trip_on_redis(tmp_path: Path) -> None:
+    async with volume("redis", tmp_path) as made:
+        meta = await made.client()
+        link = cast("RedisStore", meta.store)._link
+        asked = 0
+        read = link.read
+
+        async def counted(commands: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await read(commands)
+
+        link.read = counted  # type: ignore[method-assign]
+        for owner, start in ((ONE, 0), (TWO, 100)):
+            for turn in range(3):
+                await meta.locks.setlk(INO, owner, Range(WRITE, 1, start + turn, start + turn), wait=False)
+                await meta.locks.flock(INO, owner, READ, wait=False)
+        for owner in (TWO, ONE):
+            await meta.locks.release(INO, owner)
+        assert asked == 2  # one look at each kind of lock; after that what was written is known
+        assert await meta.store.get(FlockKey(INO), PlockKey(INO)) == (None, None)

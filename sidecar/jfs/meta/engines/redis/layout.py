@@ -45,8 +45,8 @@ ACLS: Final = b"acl"
 _RECORD: Final = 24  # bytes of a slice record
 _PUSH_AT_ONCE: Final = 1000  # elements of one RPUSH: a script can pass only some thousand arguments on
 
-# Kinds whose one reading command gives the stored bytes of one record.
-REMEMBERED: Final = frozenset({"node", "edge"})
+# Kinds whose one reading command gives what the reply to it would be after a write, by `as_read`.
+REMEMBERED: Final = frozenset({"node", "edge", *locks.HASHES})
 
 # Pseudo-command: HINCRBY only where the field exists. Transactions replace it (see `transaction` and `script`).
 ADD_TO_EXISTING: Final = b"?HINCRBY"
@@ -253,6 +253,14 @@ DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
     "detached": lambda key: [(b"ZREM", DETACHED, key.ino)],
     "acl": lambda key: [(b"HDEL", ACLS, key.id)],
 }
+
+
+def as_read(kind: str, writing: Sequence[Command]) -> Any:
+    """The reply that a REMEMBERED kind's reading command would give after these commands of PUTTING, or of DELETING when there are
+    none. A guess: others may write the same in another order."""
+    if kind in locks.HASHES:
+        return locks.as_read(writing)
+    return writing[0][-1] if writing else None
 
 
 def adding(key: CounterKey | ParentKey | SliceRefKey, delta: int) -> Command:

@@ -65,6 +65,14 @@ def _put_plocks(key: PlockKey, locks: tuple[Plock, ...]) -> list[Command]:
     return _whole(_plocks(key.ino), [(b"%d_%016X" % (lock.sid, lock.owner), lock.ranges) for lock in locks])
 
 
+HASHES: Final = frozenset({"flock", "plock"})
+
+
+def as_read(writing: Sequence[Command]) -> list[Any]:
+    """What HGETALL replies after *writing*: a small hash keeps the order in which its fields were set."""
+    return [word for command in writing[1:] for word in command[2:]]
+
+
 READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
     "flock": lambda key: ((b"HGETALL", _flocks(key.ino)),),
     "plock": lambda key: ((b"HGETALL", _plocks(key.ino)),),

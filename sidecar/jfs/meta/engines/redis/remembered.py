@@ -1,4 +1,4 @@
-"""What this process last saw of inodes and entries, as stored bytes; it serves nothing but reads of transactions (see `script`).
+"""What this process last saw of inodes, entries and locks, as Redis replied; it serves nothing but reads of transactions (see `script`).
 
 A wrong value costs an attempt and is dropped then, so nothing here is ever invalidated by others' changes. Two generations
 bound it: when the young one is full it becomes the old one. Pages of listings are only kept as they came, and taken apart
@@ -17,13 +17,13 @@ _OFFERED: Final = 8192  # entries of listings that are kept
 
 
 class RecordCache:
-    """Last known stored values of inodes and entries, the missing ones included."""
+    """Last known replies for inodes, entries and locks, those for missing ones included."""
 
     __slots__ = ("_offers", "_old", "_young")
 
     def __init__(self) -> None:
-        self._young: dict[Key[Any], bytes | None] = {}
-        self._old: dict[Key[Any], bytes | None] = {}
+        self._young: dict[Key[Any], Any] = {}
+        self._old: dict[Key[Any], Any] = {}
         self._offers: dict[int, list[StoredPage]] = {}
 
     def get(self, key: Key[Any]) -> Any:
@@ -36,7 +36,7 @@ class RecordCache:
                 return self._young.get(key, UNKNOWN)
         return raw
 
-    def put(self, key: Key[Any], raw: bytes | None) -> None:
+    def put(self, key: Key[Any], raw: Any) -> None:
         """Remember a value."""
         if len(self._young) >= _GENERATION:
             self._old, self._young = self._young, {}

@@ -25,7 +25,7 @@ class RedisTx(TrackedTx):
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[Command, Any] = {}
-        self.stored: dict[Any, Any] = {}  # raw values of inodes and entries that `commands` writes
+        self.stored: dict[Any, Any] = {}  # replies of REMEMBERED kinds after what `commands` writes
         self.batches = 0  # round trips for reads
 
     @abc.abstractmethod
@@ -85,12 +85,12 @@ class RedisTx(TrackedTx):
             if record is None:
                 last += layout.DELETING[kind](key)
                 if kind in layout.REMEMBERED:
-                    self.stored[key] = None
+                    self.stored[key] = layout.as_read(kind, ())
             else:
                 made = layout.PUTTING[kind](key, record)
                 first += made
                 if kind in layout.REMEMBERED:
-                    self.stored[key] = made[0][-1]
+                    self.stored[key] = layout.as_read(kind, made)
         first += [layout.adding(number, delta) for number, delta in self.adds.items()]
         for usage, change in self.stats.items():
             first += layout.adding_stat(usage, change)

@@ -5,6 +5,7 @@ rest of the driver works with directories *relative to the kubelet's directory* 
 `directories.py` opens without following symbolic links. Pure: nothing here touches a file system.
 
     <kubelet>/pods/<pod UID>/volumes/kubernetes.io~csi/<volume>/mount     target path
+    <kubelet>/pods/<pod UID>/volume-subpaths/<volume>/<container>/<n>     the kubelet's binds for subPath
     <kubelet>/plugins/<driver>/csi.sock                                   CSI endpoint
     <kubelet>/plugins/<driver>/pods/<pod UID>/s                           control socket
     <kubelet>/plugins/<driver>/pods/<pod UID>/volumes/<volume>/           the sidecar mounts FUSE here
@@ -63,6 +64,10 @@ class Layout:
 
     def state(self, pod_uid: str) -> Names:
         return (*self.plugin, "state", pod_uid)
+
+    def sub_paths(self, target: Target) -> Names:
+        """Where the kubelet binds directories of the volume for containers that mount a `subPath` of it."""
+        return ("pods", target.pod_uid, "volume-subpaths", target.volume)
 
     def absolute(self, relative: Names) -> str:
         return str(self.kubelet.joinpath(*relative))

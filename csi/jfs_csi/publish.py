@@ -131,6 +131,27 @@ class Publisher:
         if not mounted:
             self._tree.make(target.relative, 0o000 if publication.kind == DATA else 0o711, parents=False)
             bind(self._tree, source, target.relative, flags)
+        elif publication.kind == DATA:
+            self._take_away_dead_sub_paths(target)
+
+    def _take_away_dead_sub_paths(self, target: Target) -> None:
+        """Detach the kubelet's binds of parts of the volume (`subPath`) that belong to a former mount.
+
+        A new mount does not appear in them, and the kubelet cannot start a container on a dead one: it publishes again
+        before it tries, and makes a bind of its own then.
+        """
+        top = {mount.path: mount for mount in mountinfo()}
+        volume = top.get(self._tree.mount_path(target.relative))
+        if volume is None or not volume.is_fuse:
+            return  # nothing is mounted: there is nothing to bind instead
+        sub_paths = self._layout.sub_paths(target)
+        prefix = self._tree.mount_path(sub_paths) + "/"
+        for path, mount in top.items():
+            # Only what lies on top counts: a new mount does appear in a bind of the volume's root, and detaching it there
+            # would by propagation detach it everywhere.
+            if mount.is_fuse and mount.device != volume.device and path.startswith(prefix):
+                log.info("%s is of a mount that was lost; it is taken away.", path)
+                detach(self._tree, (*sub_paths, *path.removeprefix(prefix).split("/")))
 
     # --- unpublish ---------------------------------------------------------------------------------------------
 

@@ -262,6 +262,15 @@ class Pod:
         assert process.stdout.readline() == b"up\n"
         return Path(f"/proc/{process.pid}/root{inside}")
 
+    def bind_sub_path(self, volume: str, name: str = "file") -> str:
+        """What the kubelet does before it starts a container that mounts a `subPath` of the volume; the bind's path."""
+        place = f"{self.node.kubelet}/pods/{self.uid}/volume-subpaths/{volume}/app/{name or 'root'}"
+        make = f"mkdir -p {os.path.dirname(place)} && touch {place}" if name else f"mkdir -p {place}"
+        script = f"{make} && mount --bind {self.target(volume)}/{name} {place}"
+        done = self.node.enter("sh", "-c", script).wait(PATIENCE)
+        assert done == 0, f"mount(8) ended with {done}"
+        return place
+
     def ready(self, pid: int | None = None, control: str | None = None) -> tuple[int, str]:
         """The startup probe, `jfs ready`: exit status and what it prints. In the sidecar's container, or in the mount
         namespace of another process with the control directory as that sees it.

@@ -92,11 +92,22 @@ def test_a_failure_is_announced_without_credentials_and_retried_with_growing_del
     assert delays == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_what_is_not_retryable_is_still_tried_every_minute(control: PodControl) -> None:
+def test_what_is_not_retryable_is_still_tried_up_to_every_minute(control: PodControl) -> None:
     control.published("v", False, (), SECRETS)
     control.hello(HELLO)
-    actions = control.frame(frames.Failed("v", 1, "WrongCredentials", "No.", False))
-    assert actions[-1] == RetryAfter("v", 1, pod.RETRY_UNCORRECTED)
+    delays = []
+    for generation in range(1, 7):
+        retry = control.frame(frames.Failed("v", generation, "NotFormatted", "No.", False))[-1]
+        assert isinstance(retry, RetryAfter)
+        delays.append(retry.seconds)
+        assert attach_frame(control.retry_due("v", generation))["gen"] == generation + 1
+    assert delays == [5, 10, 20, 40, 60, 60]
+
+
+def test_other_secrets_are_tried_at_once(control: PodControl) -> None:
+    control.published("v", False, (), SECRETS)
+    control.hello(HELLO)
+    assert control.frame(frames.Failed("v", 1, "WrongCredentials", "No.", False))
     assert control.published("v", False, (), SECRETS) == []
     assert attach_frame(control.published("v", False, (), {**SECRETS, "secret-key": "right"}))["gen"] == 2
     assert control.retry_due("v", 1) == []

@@ -107,6 +107,33 @@ async def test_a_killed_sidecar_heals(node: Node) -> None:
     nothing_is_left(pod)
 
 
+async def test_sub_paths_of_a_lost_mount_are_taken_away_so_that_their_container_can_start(node: Node) -> None:
+    pod = await started(node, "data", "more")
+    part, whole, other = pod.bind_sub_path("data"), pod.bind_sub_path("data", ""), pod.bind_sub_path("more")
+
+    def bound() -> set[str]:
+        return {mount.path for mount in node.mounts()} & {part, whole, other}
+
+    await pod.publish("data")  # the kubelet repeats it all the time: what works is not touched
+    assert bound() == {part, whole, other}
+    pod.kill_container()
+    await pod.publish("data")  # nothing is mounted that the kubelet could bind instead
+    assert bound() == {part, whole, other}
+    pod.start_sidecar()
+    await pod.mounted("data")
+    await pod.mounted("more")
+
+    await pod.publish("data")  # before it starts the container again
+    assert bound() == {whole, other}  # in a bind of the volume's root the new mount appears by itself
+    pod.bind_sub_path("data")
+    await pod.publish("data")
+    assert bound() == {part, whole, other}
+    assert pod.reads("data", "file") == b"tiny\n"
+    for path in (part, whole):
+        seen = node.inside / Path(path).relative_to(node.kubelet)
+        assert (seen if path == part else seen / "file").read_bytes() == b"tiny\n"
+
+
 async def test_applications_see_the_mount_whenever_they_start(node: Node) -> None:
     pod = Pod(node)
     await pod.publish_control()

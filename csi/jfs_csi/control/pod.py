@@ -9,8 +9,9 @@ Rules:
 - a generation rises with each ATTACH and is stored before the frame leaves; frames of other generations are dropped;
 - nothing is attached without secrets: after a restart of the node service they come with the kubelet's next publish;
 - a volume that the sidecar reports as attached is taken as it is; one that was ready and is not reported was lost;
-- every failure is retried: soon and with growing delays if retryable, every minute if not (a password may be set right
-  on the other side), at once if the kubelet brings other secrets or options.
+- every failure is retried with growing delays: from a second on if retryable, else from five seconds on up to a minute (a
+  file system is about to be formatted, a password is set right on the other side), at once if the kubelet brings other
+  secrets or options.
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,8 @@ from jfs_csi.control.redaction import redact
 
 RETRY_FIRST = 1.0  # seconds
 RETRY_LONGEST = 30.0
-RETRY_UNCORRECTED = 60.0
+RETRY_UNCORRECTED_FIRST = 5.0
+RETRY_UNCORRECTED_LONGEST = 60.0
 MOUNT_LOST = "MountLost"
 
 
@@ -265,9 +267,10 @@ class PodControl:
                     f" {message}",
                 ),
             ]
-        delay = RETRY_UNCORRECTED
+        first, longest = RETRY_UNCORRECTED_FIRST, RETRY_UNCORRECTED_LONGEST
         if frame.retryable:
-            delay = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(attachment.failures - 1, 10))
+            first, longest = RETRY_FIRST, RETRY_LONGEST
+        delay = min(longest, first * 2 ** min(attachment.failures - 1, 10))
         return [*actions, RetryAfter(attachment.volume, attachment.generation, delay)]
 
     def _lost(self, attachment: Attachment, why: str) -> list[Action]:

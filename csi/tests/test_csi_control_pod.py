@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from jfs_csi.control import frames, pod
+from jfs_csi.control import frames
 from jfs_csi.control.pod import (
     Action,
     Close,

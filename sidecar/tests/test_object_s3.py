@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 from crc32c import crc32c
 from jfs.errors import ConfigError, ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable
+from jfs.format.setting import new_setting
 from jfs.object.base import ObjectStorage
-from jfs.object.connect import StorageOptions, open_storage
+from jfs.object.connect import StorageOptions, open_storage, open_volume
 from jfs.object.s3 import S3Storage
 from jfs.object.s3_address import BucketAddress, parse_bucket_url
 from jfs.object.s3_signing import Credentials, Signer
@@ -217,6 +218,25 @@ async def test_token_class_and_anonymity_are_sent() -> None:
     assert seen[0]["x-amz-storage-class"] == "STANDARD_IA"
     assert "x-amz-security-token;x-amz-storage-class" in seen[0]["Authorization"]
     assert "Authorization" not in seen[1]
+
+
+@pytest.mark.parametrize(("chosen", "sent"), [("", "STANDARD_IA"), ("GLACIER_IR", "GLACIER_IR")])
+async def test_storage_class_of_a_mount_goes_before_the_volumes(chosen: str, sent: str) -> None:
+    seen: list[Any] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers.get("x-amz-storage-class")))
+        return web.Response()
+
+    async with serving(handler) as served:
+        bucket = "http://" + served.describe().removeprefix("s3://")
+        setting = new_setting("demo", "uuid", storage="s3", bucket=bucket, storage_class="STANDARD_IA")
+        storage = open_volume(
+            setting, access_key="key", secret_key="secret", options=StorageOptions(storage_class=chosen)
+        )
+        await storage.put("object", b"")
+        await storage.close()
+    assert seen == [("/b/demo/object", sent)]
 
 
 @pytest.mark.parametrize(

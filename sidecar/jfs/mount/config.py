@@ -50,6 +50,7 @@ class MountConfig:
     # storage
     storage: str = ""
     bucket: str = ""
+    storage_class: str = ""
     get_timeout: float = 60.0
     put_timeout: float = 60.0
     io_retries: int = 10
@@ -172,6 +173,9 @@ _TABLE: Final = (
     Option("readdir-cache", "readdir_cache", None, "let the kernel cache listings (fuse-host kernel)"),
     Option("storage", "storage", _text, "object storage in place of the volume's setting"),
     Option("bucket", "bucket", _text, "bucket in place of the volume's setting"),
+    Option(
+        "storage-class", "storage_class", _text, "storage class of what is written, in place of the volume's setting"
+    ),
     Option("get-timeout", "get_timeout", duration, "longest GET [60s]"),
     Option("put-timeout", "put_timeout", duration, "longest PUT [60s]"),
     Option("io-retries", "io_retries", _whole, "tries after a failed one [10]"),
@@ -222,7 +226,6 @@ REFUSED: Final = (
         "all-squash",
         "umask",
         "sort-dir",
-        "storage-class",
     ),
     *("update-fstab", "writeback_cache", "tag", "consul", "pyroscope"),
 )

@@ -41,7 +41,7 @@ from jfs.mount.hosts import make_host
 from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
 from jfs.object.base import ObjectStorage
-from jfs.object.connect import open_volume
+from jfs.object.connect import StorageOptions, open_volume
 from jfs.object.selftest import probe
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.control import Controller
@@ -164,7 +164,7 @@ class Mount:
                 upload_rate=RateLimit(lambda: config.upload_limit or meta.setting.upload_limit),
                 download_rate=RateLimit(lambda: config.download_limit or meta.setting.download_limit),
             ),
-            observe=measuring.object_observer(REGISTRY, setting.storage_class),
+            observe=measuring.object_observer(REGISTRY, config.storage_class or setting.storage_class),
         )
         budget = Budget(config.buffer_size)
         writer = self._writer = Writer(blocks, meta, budget)
@@ -237,6 +237,7 @@ class Mount:
             secret_key=keys.secret_key,
             session_token=keys.session_token,
             passphrase=self.request.passphrase,
+            options=StorageOptions(storage_class=config.storage_class),
         )
         self._opened_storage = storage
         try:

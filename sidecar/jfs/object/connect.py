@@ -92,7 +92,8 @@ def open_volume(
     key of an encrypted volume; with *names_only* it is not needed, and contents must not be read or written. ConfigError;
     VolumeError when the key does not open."""
     kind, where = storage or setting.storage, bucket or setting.bucket
-    used = replace(options or StorageOptions(), storage_class=setting.storage_class)
+    used = options or StorageOptions()
+    used = replace(used, storage_class=used.storage_class or setting.storage_class)
 
     def one(place: str) -> ObjectStorage:
         return open_storage(

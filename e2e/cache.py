@@ -67,11 +67,13 @@ def kept(kind: str, name: str, entry_key: str, make: Callable[[Path], None], kee
     with locked(f"{kind}-{name}"):
         if final.exists():
             return final
+        keys = "[0-9a-f]" * len(entry_key)
+        for killed in final.parent.glob(f".{name}-{keys}.unfinished"):
+            _remove(killed)
         unfinished = final.with_name(f".{final.name}.unfinished")
-        _remove(unfinished)
         make(unfinished)
         unfinished.rename(final)
-        others = [p for p in final.parent.glob(f"{name}-{'[0-9a-f]' * len(entry_key)}") if p != final]
+        others = [p for p in final.parent.glob(f"{name}-{keys}") if p != final]
         for old in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True)[keep - 1 :]:
             _remove(old)
     return final

@@ -8,7 +8,7 @@ from e2e.cluster import Document
 BUSYBOX = "localhost/busybox:1"
 # Ends at once on TERM; a bare `sleep` as a container's first process would sit out the grace period.
 IDLE = "trap exit TERM; sleep 100000 & wait"
-GRACE_SECONDS = 10
+GRACE_SECONDS = 30
 
 Container = dict[str, Any]
 

@@ -60,8 +60,9 @@ def test_failed_entry_does_not_appear() -> None:
 
     with pytest.raises(OSError, match="disk is full"):
         cache.kept("kind", "name", "0123456789abcdef", fail)
-    made = cache.kept("kind", "name", "0123456789abcdef", lambda place: place.mkdir())
+    made = cache.kept("kind", "name", "fedcba9876543210", lambda place: place.mkdir())
     assert made.is_dir()
+    assert [p.name for p in made.parent.iterdir()] == [made.name]  # the half has gone too
 
 
 def test_old_entries_go_and_other_names_stay() -> None:

@@ -3,8 +3,8 @@
 Place in the flow: between the commands and the record store and object storage; it needs no mount and no session. Order:
 `facts` reads everything the database holds, once → `judge` compares what is with what should be, purely → `repair` puts
 right what follows from the rest without a guess; `objects` compares the listing of the storage with the slices in use.
-Memory: about 0.5 KB for each inode and each slice, nothing for an object. A volume that others write to is examined twice, and only
-what is found both times is damage.
+Memory: about 0.5 KB for each inode and each slice, nothing for an object. A volume that others write to is examined several times, and only
+what is found each time is damage.
 
     damages = await check(store)                     # [] when the metadata are sound; tests assert that
 """

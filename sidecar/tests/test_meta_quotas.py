@@ -52,7 +52,7 @@ async def audit_quotas(store: Store) -> None:
     """Every kept usage is what is there."""
     owned: Counter[tuple[int, int]] = Counter()
     async for ino, attr in store.nodes():
-        if ino not in (ROOT, TRASH):
+        if ino not in (ROOT, TRASH) and attr.parent != TRASH:
             for what, id in ((USER, attr.uid), (GROUP, attr.gid)):
                 owned[what, id] += 1
     async for key, quota in store.scan(QuotaKey):

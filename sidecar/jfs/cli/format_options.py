@@ -150,8 +150,11 @@ def split_list(text: str) -> list[tuple[str, str | None]]:
     return pairs
 
 
-def split_arguments(arguments: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """(words, options) of a command line; options may stand anywhere, with one dash or two, and `=` or a blank before a value."""
+def split_arguments(
+    arguments: list[str], valued: Callable[[str], bool] = takes_value
+) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """(words, options) of a command line; options may stand anywhere, with one dash or two, and `=` or a blank before a value, which
+    those have that *valued* says."""
     words: list[str] = []
     pairs: list[tuple[str, str | None]] = []
     waiting = list(arguments)
@@ -164,7 +167,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[tuple[str, st
             continue
         name, separator, given = word.lstrip("-").partition("=")
         value = given if separator else None
-        if takes_value(name) and value is None:
+        if valued(name) and value is None:
             if not waiting:
                 raise ConfigError(f"option {name} needs a value")
             value = waiting.pop(0)

@@ -81,7 +81,7 @@ async def format_store(
     if options.no_update or keep_existing:
         return Formatted(old, "", False, False)
     check_identity(old, old.uuid)
-    changed = _changed(old, name, options.members)
+    changed = changed_record(old, name, options.members)
     wrong = changed_fixed(old, changed)
     if wrong and not options.force:
         raise ConfigError(
@@ -176,7 +176,7 @@ def _completed(members: Mapping[str, Any]) -> dict[str, Any]:
     return completed
 
 
-def _changed(old: Setting, name: str, given: Mapping[str, Any]) -> Setting:
+def changed_record(old: Setting, name: str, given: Mapping[str, Any]) -> Setting:
     """Record *old* with the members that were *given*, its secrets plain when one of them is."""
     members = {_MEMBERS[argument]: value for argument, value in given.items()}
     if "Bucket" in members and members.get("Storage", old.storage) == "file":

@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "status": Command("jfs.cli.status", "show a volume's setting, sessions and usage"),
     "info": Command("jfs.cli.info", "show what files of a mount consist of"),
     "rmr": Command("jfs.cli.rmr", "remove a directory tree, without a mount"),
+    "config": Command("jfs.cli.config", "show or change a volume's setting"),
+    "quota": Command("jfs.cli.quota", "set, show and check quotas of directories, users and groups"),
     "fsck": Command("jfs.cli.fsck", "check a volume, and repair what can be"),
     "gc": Command("jfs.cli.gc", "find unused objects; delete them, compact chunks"),
     "compact": Command("jfs.cli.compact", "rewrite fragmented files of a mount"),
@@ -36,7 +38,7 @@ COMMANDS: Final = {
 }
 # Commands of the real client that this one does not have.
 _ABSENT: Final = (
-    "bench changelog clone config debug dump gateway load mdtest objbench profile quota restore stats summary"
+    "bench changelog clone debug dump gateway load mdtest objbench profile restore stats summary"
     " sync tier warmup webdav"
 )
 _USAGE: Final = """\

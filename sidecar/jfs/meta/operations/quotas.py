@@ -121,8 +121,8 @@ class Ledger:
             self._charge(tx, key, space, inodes)
 
     def charge_owner(self, tx: Tx, attr: Attr, space: int, inodes: int) -> None:
-        """An inode of the owner of *attr* came, went or changed."""
-        if self.quotas.owners:
+        """An inode of the owner of *attr* came, went or changed. The trash's hour directories are nobody's."""
+        if self.quotas.owners and attr.parent != TRASH:
             self._charge(tx, QuotaKey(USER, attr.uid), space, inodes)
             self._charge(tx, QuotaKey(GROUP, attr.gid), space, inodes)
 

@@ -119,10 +119,10 @@ async def enable_owners(store: Store) -> None:
 
 
 async def owners_usage(store: Store) -> dict[QuotaKey, QuotaChange]:
-    """What every user and group owns: all inodes but the root and the trash's root."""
+    """What every user and group owns: all inodes but the root, the trash's root and its hour directories."""
     usage: dict[QuotaKey, QuotaChange] = {}
     async for ino, attr in store.nodes():
-        if ino in (ROOT, TRASH):
+        if ino in (ROOT, TRASH) or attr.parent == TRASH:
             continue
         space = common.usage(attr).space
         for key in (QuotaKey(USER, attr.uid), QuotaKey(GROUP, attr.gid)):

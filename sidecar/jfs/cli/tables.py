@@ -1,0 +1,40 @@
+"""Tables and sizes as the real client prints them. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def size_text(count: int) -> str:
+    """Bytes in the largest unit of 1024 that leaves at least one: `512 B`, `1.5 KiB`, `20 GiB`."""
+    if count < 0:
+        return "-" + size_text(-count)
+    unit = 0
+    while count >= 1 << 10 * (unit + 1) and unit < len(_UNITS) - 1:
+        unit += 1
+    if not unit:
+        return f"{count} B"
+    tenths = (count * 10 + (1 << 10 * unit) // 2) >> 10 * unit
+    return f"{tenths / 10:.1f} {_UNITS[unit]}" if tenths < 100 else f"{(tenths + 5) // 10} {_UNITS[unit]}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Text in a frame: the header centred, the first column to the left and the others to the right."""
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    line = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
+    lines = [line, _row(_centred(word, width) for word, width in zip(header, widths, strict=True)), line]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append(_row(cells))
+    return "\n".join([*lines, line])
+
+
+def _centred(word: str, width: int) -> str:
+    left = (width - len(word) + 1) // 2
+    return " " * left + word + " " * (width - len(word) - left)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -37,6 +37,10 @@ apt-get "${options[@]}" update >&2 || echo "apt-get update failed; going on with
 apt-get "${options[@]}" install -y --no-install-recommends $missing >/dev/null
 for service in $new; do
   has_service "$service" || continue
-  if command -v systemctl >/dev/null; then systemctl --quiet disable "$service"; else update-rc.d "$service" disable; fi
+  if command -v systemctl >/dev/null; then
+    systemctl --quiet disable "$service"
+  elif [ -e "/etc/init.d/$service" ]; then # a machine without systemd; a unit alone starts nothing there
+    update-rc.d "$service" disable
+  fi
 done
 echo "✓ installing Debian packages ($SECONDS s)" >&2

@@ -23,7 +23,7 @@ from jfs.meta.model.attr import Attr
 from jfs.meta.volume import Caller, Meta, MetaOptions, format_volume
 from jfs.object.memory import MemoryStorage
 from jfs.vfs.access_log import AccessLog, LogReader, mode_text, quoted
-from jfs.vfs.control import Controller
+from jfs.vfs.commands import Commands
 from jfs.vfs.information import Informant
 from jfs.vfs.virtual import VirtualFiles
 
@@ -50,7 +50,11 @@ class Rig:
         async def config() -> str:
             return "{}"
 
-        virtual = VirtualFiles(self.log, Controller(informant.ask), stats=stats, config=config)
+        def changed(parent: int, name: bytes) -> None:
+            self.handlers.entry_changed(parent, name)
+
+        commands = Commands(meta, self.reader, informant, settle=self.writer.flush_all, changed=changed)
+        virtual = VirtualFiles(self.log, commands, stats=stats, config=config)
         self.handlers = Handlers(meta, self.writer, self.reader, self.log, virtual, timeouts=Timeouts(), xattrs=True)
 
     async def write(self, name: bytes, data: bytes) -> int:
@@ -314,14 +318,14 @@ async def test_control_answers_info_and_refuses_the_rest(rig: Rig) -> None:
     await h.write(ROOT, CONTROL_INO, opened.fh, 10, request[10:])
     reply = bytes(await h.read(ROOT, CONTROL_INO, opened.fh, 0, 1 << 16))
     assert reply[0] == 0xFF
-    assert reply[-1] == 0
-    text = reply[5:-1].decode()
+    assert len(reply) == 5 + int.from_bytes(reply[1:5], "big")
+    text = reply[5:].decode()
     assert '"Length": 70000' in text
     assert '"Paths": ["/f"]' in text
     assert "_0_65536" in text
     assert "_1_4464" in text
-    await h.write(ROOT, CONTROL_INO, opened.fh, 0, (1002).to_bytes(4, "big") + bytes(4))
-    assert bytes(await h.read(ROOT, CONTROL_INO, opened.fh, 0, 10)) == bytes([errno.ENOTSUP])
+    await h.write(ROOT, CONTROL_INO, opened.fh, 0, (1000).to_bytes(4, "big") + bytes(4))
+    assert bytes(await h.read(ROOT, CONTROL_INO, opened.fh, 0, 10)) == bytes([errno.EINVAL])
     await h.release(ROOT, CONTROL_INO, opened.fh)
 
 

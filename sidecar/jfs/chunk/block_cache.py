@@ -62,6 +62,10 @@ class BlockCache:
             if len(self._spent) > SPENT:
                 self._forget(next(iter(self._spent)))
 
+    def drop(self, name: tuple[int, int]) -> None:
+        """Forget a block, if it is here."""
+        self._forget(name)
+
     def expire(self) -> bool:
         """Drop what was not used for 30 s, and what is over the budget; whether anything was dropped."""
         since = self._now() - KEEP

@@ -9,7 +9,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from jfs.errors import ConfigError, JfsError, VolumeError
@@ -110,8 +110,8 @@ def _human(number: int) -> str:
     return f"{number} Bytes" if number < 1024 else f"{value:.2f} {units[0]} ({number} Bytes)"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table as the real client draws it: head centred, numbers to the right."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> list[str]:
+    """A table as the real client draws it: head centred, numbers and the columns *right* to the right."""
     lines = [list(map(str, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(head, *lines, strict=True)]
     edge = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
@@ -123,7 +123,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     top = "|" + "|".join(f" {middle(cell, width)} " for cell, width in zip(head, widths, strict=True)) + "|"
     body = [
         "|"
-        + "|".join(f" {cell:{'>' if cell.isdecimal() else '<'}{w}} " for cell, w in zip(line, widths, strict=True))
+        + "|".join(
+            f" {cell:{'>' if name in right or cell.isdecimal() else '<'}{width}} "
+            for name, cell, width in zip(head, line, widths, strict=True)
+        )
         + "|"
         for line in lines
     ]
@@ -149,12 +152,12 @@ def render(path: str, ino: int, answer: dict[str, Any], *, raw: bool) -> str:
     chunks, objects = answer.get("Chunks") or [], answer.get("Objects") or []
     if raw and chunks:
         rows = [[str(one[name]) for name in ("ChunkIndex", "Id", "Size", "Off", "Len")] for one in chunks]
-        lines += [" chunks:", *_table(("chunkIndex", "sliceId", "size", "offset", "length"), rows)]
+        lines += [" chunks:", *table(("chunkIndex", "sliceId", "size", "offset", "length"), rows)]
     elif objects:
         rows, ends = [], dict.fromkeys((one["ChunkIndex"] for one in objects), 0)
         for one in objects:  # they follow each other without gaps from the chunk's start
             position = ends[one["ChunkIndex"]]
             ends[one["ChunkIndex"]] += one["Len"]
             rows.append([str(one[name]) for name in ("ChunkIndex", "Key", "Size", "Off", "Len")] + [str(position)])
-        lines += [" objects:", *_table(("chunkIndex", "objectName", "size", "offset", "length", "pos"), rows)]
+        lines += [" objects:", *table(("chunkIndex", "objectName", "size", "offset", "length", "pos"), rows)]
     return "\n".join(lines)

@@ -70,6 +70,16 @@ class Handlers(OpenFiles):
         self.invalidator: Invalidator | None = None  # the host's, once there is one
         self._access_checked = access_checked  # the kernel's default_permissions already did
 
+    def entry_changed(self, parent: int, name: bytes) -> None:
+        """An entry came or went without a request of the kernel for it."""
+        if parent == ROOT:
+            self.directories.added(self._root, name)
+        else:
+            self.directories.added(parent, name)
+        if self.invalidator is not None:
+            self.invalidator.entry(parent, name)
+            self.invalidator.attributes(parent)
+
     # -- names and attributes ---------------------------------------------------------------------------------
 
     async def lookup(self, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
@@ -306,7 +316,7 @@ class Handlers(OpenFiles):
         """Take bytes; they are safe after the next flush, fsync or release. With *append* they go to the end of the file as known
         here, where the kernel believes in an older one."""
         if ino >= SPECIAL:
-            return await self._virtual.get(fh).write(bytes(data))
+            return await self._virtual.get(fh).write(bytes(data), caller)
         handle = self.files.get(fh)
         writer = handle.writer
         if writer is None:

@@ -44,7 +44,7 @@ from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_volume
 from jfs.object.selftest import probe
 from jfs.vfs.access_log import AccessLog
-from jfs.vfs.control import Controller
+from jfs.vfs.commands import Commands
 from jfs.vfs.information import Informant
 from jfs.vfs.virtual import VirtualFiles, VirtualOptions
 
@@ -279,10 +279,19 @@ class Mount:
                 metrics=self._metrics.address if self._metrics is not None else "",
             )
 
+        async def settle() -> None:
+            try:
+                await writer.flush_all()
+            except FsError as error:  # whose file it is learns of it by its own handle
+                log.warning("not everything written could be stored before a clone: %s", error)
+
+        def changed(parent: int, name: bytes) -> None:
+            handlers.entry_changed(parent, name)
+
         informant = Informant(meta, name=setting.name, block_size=setting.block_size, hash_prefix=setting.hash_prefix)
         virtual = VirtualFiles(
             access_log,
-            Controller(informant.ask, meta.compact),
+            Commands(meta, reader, informant, settle=settle, changed=changed),
             stats=stats,
             config=running_config,
             options=VirtualOptions(

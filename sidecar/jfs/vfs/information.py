@@ -95,3 +95,29 @@ class Informant:
 
 def _object(indx: int, key: str, size: int, off: int, length: int) -> dict[str, Any]:
     return {"ChunkIndex": indx, "Key": key, "Size": size, "Off": off, "Len": length}
+
+
+def legacy_text(answer: dict[str, Any], *, raw: bool) -> str:
+    """The answer as LegacyInfo has it, which clients before 1.1 print as it is."""
+    summary, paths = answer["Summary"], answer["Paths"]
+    lines = [f"  inode: {answer['Ino']}", f"  files: {summary['Files']}", f"   dirs: {summary['Dirs']}"]
+    lines += [f" length: {_human(summary['Length'])}", f"   size: {_human(summary['Size'])}"]
+    if len(paths) == 1:
+        lines.append(f"   path: {paths[0]}")
+    elif paths:
+        lines += ["  paths:", *(f"\t{path}" for path in paths)]
+    if raw and answer["Chunks"]:
+        lines.append(" chunks:")
+        lines += [f"\t{c['ChunkIndex']}:\t{c['Id']}\t{c['Size']}\t{c['Off']}\t{c['Len']}" for c in answer["Chunks"]]
+    elif answer["Objects"]:
+        lines.append("objects:")
+        lines += [f"\t{o['ChunkIndex']}:\t{o['Key']}\t{o['Size']}\t{o['Off']}\t{o['Len']}" for o in answer["Objects"]]
+    return "\n".join(lines) + "\n"
+
+
+def _human(number: int) -> str:
+    value, units = float(number), ["Bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{number} Bytes" if number < 1024 else f"{value:.2f} {units[0]} ({number} Bytes)"

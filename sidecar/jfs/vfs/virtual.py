@@ -15,8 +15,9 @@ from typing import Final, NamedTuple, Protocol
 from jfs.errors import FsError
 from jfs.format import constants
 from jfs.meta.model.attr import Attr
+from jfs.meta.volume import Caller
 from jfs.vfs.access_log import AccessLog, LogReader
-from jfs.vfs.control import ControlHandle, Controller
+from jfs.vfs.control import Answer, ControlHandle
 from jfs.vfs.directories import Item
 
 _LISTED: Final = (constants.ACCESSLOG_INO, constants.STATS_INO, constants.CONFIG_INO)
@@ -34,7 +35,7 @@ class VirtualHandle(Protocol):
     """An open virtual file."""
 
     async def read(self, offset: int, size: int) -> bytes: ...
-    async def write(self, data: bytes) -> int: ...
+    async def write(self, data: bytes, caller: Caller) -> int: ...
     def close(self) -> None: ...
 
 
@@ -47,7 +48,7 @@ class _Text:
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 
-    async def write(self, data: bytes) -> int:
+    async def write(self, data: bytes, caller: Caller) -> int:
         raise FsError(errno.EACCES)
 
     def close(self) -> None:
@@ -62,7 +63,7 @@ class _Log:
     async def read(self, offset: int, size: int) -> bytes:
         return await self._reader.read(size)
 
-    async def write(self, data: bytes) -> int:
+    async def write(self, data: bytes, caller: Caller) -> int:
         raise FsError(errno.EACCES)
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class VirtualFiles:
     def __init__(
         self,
         log: AccessLog,
-        controller: Controller,
+        control: Answer,
         *,
         stats: Callable[[], Awaitable[str]],
         config: Callable[[], Awaitable[str]],
@@ -100,7 +101,7 @@ class VirtualFiles:
             self.names[prefix + constants.TRASH_NAME] = constants.TRASH
         self._hidden = options.hidden
         self._log = log
-        self._controller = controller
+        self._control = control
         self._stats = stats
         self._config = config
         self._handles: dict[int, VirtualHandle] = {}
@@ -133,7 +134,7 @@ class VirtualFiles:
         if ino == constants.ACCESSLOG_INO:
             handle = _Log(self._log)
         elif ino == constants.CONTROL_INO:
-            handle = ControlHandle(self._controller)
+            handle = ControlHandle(self._control)
         elif ino == constants.STATS_INO:
             handle = _Text((await self._stats()).encode())
         else:

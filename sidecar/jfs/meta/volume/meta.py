@@ -184,7 +184,15 @@ class Meta(Clones):
         await self._slice_ids.close()
 
     async def remove_tree(
-        self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False, workers: int = 50
+        self,
+        caller: Caller,
+        parent: int,
+        name: bytes,
+        *,
+        skip_trash: bool = False,
+        workers: int = 50,
+        progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Remove an entry with everything below (rmr); the number of entries removed. FsError: that of the first failure."""
-        return await remove_tree(self, caller, parent, name, skip_trash=skip_trash, workers=workers)
+        """Remove an entry with everything below (rmr); the number of entries removed, which *progress* gets on the way.
+        FsError: that of the first failure."""
+        return await remove_tree(self, caller, parent, name, skip_trash=skip_trash, workers=workers, progress=progress)

@@ -6,7 +6,7 @@ waits for a place while it holds one. Entries that others add meanwhile are remo
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from jfs.errors import FsError
@@ -36,14 +36,24 @@ class Tree(Protocol):
 
 
 async def remove_tree(
-    tree: Tree, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False, workers: int = 50
+    tree: Tree,
+    caller: Caller,
+    parent: int,
+    name: bytes,
+    *,
+    skip_trash: bool = False,
+    workers: int = 50,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Remove an entry with everything below; the number of entries removed. FsError as unlink and rmdir; stops at the first."""
+    """Remove an entry with everything below; the number of entries removed, which *progress* gets on the way. FsError as unlink and
+    rmdir; stops at the first."""
     ino, attr = await tree.lookup(caller, parent, name)
     if attr.kind != DIRECTORY:
         await tree.unlink(caller, parent, name, skip_trash=skip_trash)
+        if progress is not None:
+            progress(1)
         return 1
-    removal = _Removal(tree, caller, skip_trash, max(workers, 1))
+    removal = _Removal(tree, caller, skip_trash, max(workers, 1), progress)
     await removal.directory(parent, name, ino)
     return removal.count
 
@@ -56,7 +66,15 @@ async def remove_below(tree: Tree, caller: Caller, ino: int, *, skip_trash: bool
 
 
 class _Removal:
-    def __init__(self, tree: Tree, caller: Caller, skip_trash: bool, workers: int) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        caller: Caller,
+        skip_trash: bool,
+        workers: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._progress = progress
         self.count = 0
         self._tree = tree
         self._caller = caller
@@ -75,7 +93,7 @@ class _Removal:
                 if error.errno != errno.ENOTEMPTY or attempt == _ROUNDS - 1:
                     raise
             else:
-                self.count += 1
+                self._removed(1)
                 return
 
     async def empty(self, ino: int) -> None:
@@ -86,8 +104,13 @@ class _Removal:
             for start in range(0, len(files), _BATCH):
                 batch = files[start : start + _BATCH]
                 await self._tree.unlink_many(self._caller, ino, batch, skip_trash=self._skip_trash)
-                self.count += len(batch)
+                self._removed(len(batch))
             await self._side_by_side(ino, below)
+
+    def _removed(self, entries: int) -> None:
+        self.count += entries
+        if self._progress is not None:
+            self._progress(self.count)
 
     async def _side_by_side(self, ino: int, directories: list[tuple[bytes, int]]) -> None:
         """Remove subdirectories, in tasks of their own while there are free workers, else one after the other."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from jfs.format.constants import CHUNK, FIFO, MAX_FILE
+from jfs.format.constants import CHUNK, FIFO, MAX_FILE, align4k
 from jfs.format.slices import Slice, unpack
 from jfs.meta.engines.memory import MemoryStore
 from jfs.meta.model.keys import ChunkKey, SliceRefKey
+from jfs.meta.model.quota import DIRECTORY, QuotaKey
 from jfs.meta.operations import ranges
 from jfs.meta.operations.ranges import (
     COLLAPSE_RANGE,
@@ -21,6 +22,7 @@ from jfs.meta.operations.ranges import (
     moved,
 )
 from jfs.meta.volume import NOW, SUPERUSER, AttrChange, Meta
+from jfs.meta.volume.quotas import Limits, set_quota
 from meta_volumes import Volume, audit, errno_of, new_file, volume, write
 from store_engines import ALL
 
@@ -254,4 +256,25 @@ async def test_a_copy_never_names_what_a_compaction_has_just_replaced(
         assert len(turns) == 2
         assert await lists(meta, target) == {0: [Slice(0, 500, 2000, 100, 1500)]}
         assert await references(meta, (500, 2000), *old) == [2, 1, 1]
+        await audit(meta.store)
+
+
+@pytest.mark.parametrize("engine", ["memory", "sqlite3"])
+async def test_growth_counts_for_quotas(engine: str, tmp_path: Path) -> None:
+    async with volume(engine, tmp_path) as made:
+        meta = await made.client()
+        source = await new_file(meta, b"s")
+        await write(meta, source, 0, 100_000)
+        directory, _ = await meta.mkdir(SUPERUSER, 1, b"d", 0o755)
+        target = await new_file(meta, b"t", parent=directory)
+        limits = Limits(128 << 10, None)
+        await set_quota(await made.store(), meta.setting, QuotaKey(DIRECTORY, directory), limits, strict=False)
+        await meta.heartbeat()
+        assert await errno_of(meta.copy_range(source, 0, target, 0, 90_000)) == 0
+        assert await errno_of(meta.copy_range(source, 0, target, 90_000, 90_000)) == errno.EDQUOT
+        assert await errno_of(meta.fallocate(target, 0, 0, 1 << 20)) == errno.EDQUOT
+        assert await errno_of(meta.fallocate(target, KEEP_SIZE, 0, 1 << 20)) == 0
+        await meta.fallocate(target, 0, 0, 100_000)
+        (kept,) = await meta.store.get(QuotaKey(DIRECTORY, directory))
+        assert kept.used_space == align4k(100_000)
         await audit(meta.store)

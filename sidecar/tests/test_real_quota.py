@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from mount_parts import JFS, REAL, Volume, check_by_real, eventually, mounted, really_mounted, redis_server, run
+from test_real_golden import restored
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -272,3 +273,18 @@ def test_config_as_the_real_client(redis: str, tmp_path: Path) -> None:
         for program, volume in ((JFS, ours), ([REAL], theirs))
     ]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("name", ["redis-quota", "sqlite-acl-quota"])
+def test_golden_volume_stays_consistent_when_we_write(name: str, tmp_path: Path) -> None:
+    with restored(name, tmp_path) as volume:
+        bucket = tmp_path / "objects"
+        shutil.copytree(volume.bucket, bucket)
+        owners_consistent(volume)
+        with mounted(volume, tmp_path / "ours", "--bucket", f"{bucket}/") as here:
+            work(here, 5)
+            (here / "q/in/f0").unlink()
+            os.rename(here / "q/in", here / "elsewhere")
+            os.rename(here / "elsewhere", here / "q/back")
+        owners_consistent(volume)
+        consistent(volume, "/q", "/q/back", owners=False)

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "compact": Command("jfs.cli.compact", "rewrite fragmented files of a mount"),
     "clone": Command("jfs.cli.clone", "copy a file or tree of a mount without copying data"),
     "summary": Command("jfs.cli.summary", "show how much lies below a directory of a mount"),
+    "restore": Command("jfs.cli.restore", "take removed entries out of the trash"),
     "destroy": Command("jfs.cli.destroy", "remove a volume with all its data"),
     "version": Command("jfs.cli.version", "show the version"),
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),
@@ -39,7 +40,7 @@ COMMANDS: Final = {
     "worker": Command("jfs.cli.worker"),
 }
 # Commands of the real client that this one does not have.
-_ABSENT: Final = "bench changelog debug dump gateway load mdtest objbench profile restore stats sync tier warmup webdav"
+_ABSENT: Final = "bench changelog debug dump gateway load mdtest objbench profile stats sync tier warmup webdav"
 _USAGE: Final = """\
 usage: jfs [-v | -q | --log-level LEVEL] [--no-color] COMMAND [arguments]
 

@@ -58,6 +58,8 @@ def test_unsupported_options_are_refused_by_name(name: str) -> None:
         ([("buffer-size", "big")], "buffer-size: 'big' is not a size"),
         ([("io-retries", "-1")], "io-retries: '-1' is not a whole number"),
         ([("max-uploads", "0")], "max-uploads must be at least 1"),
+        ([("heartbeat", "0")], "heartbeat must be at least 1s"),
+        ([("get-timeout", "10ms")], "get-timeout must be at least 1s"),
         ([("atime-mode", "always")], "atime-mode: 'always' is none of noatime"),
         ([("enable-xattr", "maybe")], "enable-xattr takes no value"),
         ([("subdir", "a/../b")], "subdir"),

@@ -236,6 +236,20 @@ def test_metrics_are_served(volume: Volume, tmp_path: Path) -> None:
     assert 'juicefs_object_request_data_bytes{method="PUT"' in text
 
 
+def test_buffer_that_is_too_small_is_raised(volume: Volume, tmp_path: Path) -> None:
+    mount = Mounted(volume, tmp_path / "mnt", "--buffer-size", "0")
+    try:
+        (mount.where / "f").write_bytes(b"x" * 5_000_000)
+        assert (mount.where / "f").stat().st_size == 5_000_000
+        config = json.loads((mount.where / ".config").read_text())
+        assert config["Chunk"]["BufferSize"] == 32 << 20
+    except BaseException:
+        mount.kill()
+        raise
+    mount.end()
+    assert "buffer-size is too small: 32 MiB are used" in mount.log.read_text()
+
+
 def test_options_without_effect_are_logged_once(volume: Volume, tmp_path: Path) -> None:
     mount = Mounted(volume, tmp_path / "mnt", "-o", "cache-size=1024,cache-dir=/x", "--writeback")
     mount.end()

@@ -15,6 +15,7 @@ from jfs.errors import ConfigError
 from jfs.fuse.mounting import FLAGS
 from jfs.mount.units import duration, megabits, size
 
+LEAST_BUFFER: Final = 32 << 20  # bytes; as the real client has it
 HOSTS: Final = ("kernel", "pyfuse3")
 AtimeMode = Literal["noatime", "relatime", "strictatime"]
 ATIME_MODES: Final = get_args(AtimeMode)
@@ -110,6 +111,13 @@ def _at_least_one(option: str, text: str) -> int:
     return number
 
 
+def _second_or_more(option: str, text: str) -> float:
+    seconds = duration(option, text)
+    if seconds < 1:
+        raise ConfigError(f"option {option} must be at least 1s")
+    return seconds
+
+
 def _choice(*allowed: str) -> Callable[[str, str], str]:
     def parse(option: str, text: str) -> str:
         if text not in allowed:
@@ -160,7 +168,7 @@ _TABLE: Final = (
     Option("non-default-permission", "non_default_permission", None, "check permissions here, not in the kernel"),
     Option("max-fuse-io", "max_fuse_io", _fuse_io, "largest FUSE request [1M]"),
     Option("subdir", "subdir", _subdir, "show this directory of the volume as the root"),
-    Option("heartbeat", "heartbeat", duration, "interval of the session's heartbeat [12s]"),
+    Option("heartbeat", "heartbeat", _second_or_more, "interval of the session's heartbeat [12s]"),
     Option("read-only", "read_only", None, "refuse every change"),
     Option("no-bgjob", "no_bgjob", None, "leave background jobs to other clients"),
     Option("atime-mode", "atime_mode", _choice(*ATIME_MODES), "when atime is written [noatime]"),
@@ -176,8 +184,8 @@ _TABLE: Final = (
     Option(
         "storage-class", "storage_class", _text, "storage class of what is written, in place of the volume's setting"
     ),
-    Option("get-timeout", "get_timeout", duration, "longest GET [60s]"),
-    Option("put-timeout", "put_timeout", duration, "longest PUT [60s]"),
+    Option("get-timeout", "get_timeout", _second_or_more, "longest GET [60s]"),
+    Option("put-timeout", "put_timeout", _second_or_more, "longest PUT [60s]"),
     Option("io-retries", "io_retries", _whole, "tries after a failed one [10]"),
     Option("max-uploads", "max_uploads", _at_least_one, "uploads at a time [20]"),
     Option("max-downloads", "max_downloads", _at_least_one, "downloads at a time [200]"),

@@ -21,7 +21,7 @@ from jfs.chunk.compaction import SliceCopier
 from jfs.chunk.rate import RateLimit
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
-from jfs.errors import ConfigError, FsError, ObjectNotFound, ObjectUnavailable, VolumeError
+from jfs.errors import ConfigError, FsError, ObjectUnavailable, VolumeError
 from jfs.format.constants import CLIENT_VERSION, ROOT
 from jfs.format.setting import Setting
 from jfs.format.slices import Segment
@@ -36,13 +36,13 @@ from jfs.meta.volume.deletion import DeleteObjects
 from jfs.metrics import REGISTRY, SIZES
 from jfs.mount import config_file, measuring
 from jfs.mount.addresses import addresses
-from jfs.mount.config import MountConfig, with_changes
+from jfs.mount.config import LEAST_BUFFER, MountConfig, with_changes
 from jfs.mount.hosts import make_host
 from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
+from jfs.mount.storage_check import check_storage
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_volume
-from jfs.object.selftest import probe
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.commands import Commands
 from jfs.vfs.information import Informant
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from jfs.meta.store.base import Store
 
 log = logging.getLogger("jfs.mount")
-UUID_OBJECT: Final = "juicefs_uuid"
 _DRAIN_SECONDS: Final = 3.0
 
 
@@ -127,6 +126,9 @@ class Mount:
         request, config = self.request, self._config
         if config.without_effect:
             log.warning("has no effect yet: %s", ", ".join(config.without_effect))
+        if config.buffer_size < LEAST_BUFFER:
+            log.warning("buffer-size is too small: %d MiB are used", LEAST_BUFFER >> 20)
+            config = self._config = with_changes(config, buffer_size=LEAST_BUFFER)
         self._undo.push_async_callback(self._close_storage)  # after the metadata: its last deletions need the storage
         store = await connect(request.meta_url, password=request.password)
         blocks: BlockStore | None = None
@@ -240,17 +242,7 @@ class Mount:
             options=StorageOptions(storage_class=config.storage_class),
         )
         self._opened_storage = storage
-        try:
-            uuid = bytes(await storage.get(UUID_OBJECT)).decode("ascii", "replace").strip()
-        except ObjectNotFound:  # volumes of old clients have none; an empty bucket shows when data is read
-            log.warning("%s holds no %s: is it the bucket of volume %s?", storage.describe(), UUID_OBJECT, setting.name)
-        else:
-            if uuid != setting.uuid:
-                raise VolumeError(
-                    f"{storage.describe()} belongs to volume {uuid}, not to {setting.name} ({setting.uuid})"
-                )
-        if config.check_storage and not config.read_only:
-            await probe(storage)
+        await check_storage(storage, setting, probing=config.check_storage and not config.read_only)
         return storage
 
     def _handlers(self, meta: Meta, writer: Writer, reader: Reader) -> Host:

@@ -11,7 +11,7 @@ import pytest
 from jfs.errors import FsError
 from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, SKIP_TRASH
 from jfs.fuse import inode_flags, requests
-from jfs.fuse.kernel import eager, protocol, session
+from jfs.fuse.kernel import eager, extensions, protocol, session
 from jfs.fuse.mounting import MountError
 from jfs.fuse.requests import Timeouts
 from jfs.meta.model.attr import Attr
@@ -31,7 +31,7 @@ def request(opcode: int, node: int, body: bytes) -> tuple[memoryview, int]:
 
 def decode(opcode: int, body: bytes, node: int = 5) -> tuple[Any, ...]:
     view, end = request(opcode, node, body)
-    return protocol.OPERATIONS[opcode][1](node, view, end)
+    return {**protocol.OPERATIONS, **extensions.OPERATIONS}[opcode][1](node, view, end)
 
 
 def test_header_and_structure_sizes_are_the_kernels() -> None:
@@ -121,7 +121,7 @@ def test_decoders_of_locks_ranges_and_flags() -> None:
         b"\x10\0\0\0",
         0,
     )
-    reply = protocol.OPERATIONS[31][2]
+    reply = extensions.OPERATIONS[31][2]
     assert reply(None, (), VALID) == struct.pack("<QQII", 0, 0, 2, 0)
     assert reply(Range(1, 7, 5, 9), (), VALID) == struct.pack("<QQII", 5, 9, 1, 7)
 

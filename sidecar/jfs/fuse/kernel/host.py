@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from jfs.fuse.accounting import Accounting, Operation, errno_of
 from jfs.fuse.handlers import Handlers
-from jfs.fuse.kernel import eager, protocol, session
+from jfs.fuse.kernel import eager, extensions, protocol, session
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
 from jfs.meta.volume import Caller
 
@@ -62,9 +62,9 @@ class KernelHost:
         self._valid = protocol.Valid.of(handlers.timeouts)
         self._table = {
             opcode: _Prepared(accounting.operation(name), getattr(handlers, name), decode, encode)
-            for opcode, (name, decode, encode) in protocol.OPERATIONS.items()
+            for opcode, (name, decode, encode) in {**protocol.OPERATIONS, **extensions.OPERATIONS}.items()
         }
-        for opcode in protocol.LOCKING:
+        for opcode in extensions.LOCKING:
             self._table[opcode] = self._table[opcode]._replace(handler=self._noted(self._table[opcode].handler))
         if handlers.acls:
             for opcode in protocol.UMASK_AT:
@@ -73,7 +73,7 @@ class KernelHost:
             for opcode in (21, 22, 23, 24):
                 del self._table[opcode]
         if not handlers.ioctls:
-            del self._table[39]
+            del self._table[extensions.IOCTL]
         self._attached: Attached | None = None
         self._fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 from jfs.format.constants import DIRECTORY
 from jfs.fuse.requests import SIZE, Opened, SetAttr, Timeouts
 from jfs.meta.model.attr import FORMATS, Attr
-from jfs.meta.model.locks import UNLOCK, Range
 from jfs.meta.volume import StatFS
 from jfs.vfs.directories import Item
 
@@ -22,7 +21,6 @@ OUT_HEADER: Final = struct.Struct("<IiQ")  # len error unique
 HEADER: Final = IN_HEADER.size
 
 FORGET, BATCH_FORGET, INIT, DESTROY, INTERRUPT = 2, 42, 26, 38, 36
-LOCKING: Final = (32, 33)
 NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY = 2, 3
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR = 1 << 0, 1 << 1, 1 << 3
 
@@ -57,13 +55,6 @@ _SETXATTR = struct.Struct("<II")
 _GETXATTR = struct.Struct("<II")
 _GETATTR = struct.Struct("<IIQ")
 _U32 = struct.Struct("<I")
-_FALLOCATE = struct.Struct("<QQQI4x")
-_LSEEK = struct.Struct("<QQI4x")
-_COPY = struct.Struct("<QQQQQQQ")
-_IOCTL = struct.Struct("<QIIQII")
-_IOCTL_OUT = struct.Struct("<iIII")
-_LOCK = struct.Struct("<QQQQIII4x")
-_LOCK_OUT = struct.Struct("<QQII")
 _FORGET_ONE = struct.Struct("<QQ")
 
 _EMPTY_ENTRY: Final = bytes(_ENTRY_ATTR.size)
@@ -336,45 +327,6 @@ def _access(node: int, view: Buffer, end: int) -> Arguments:
     return node, _U32.unpack_from(view, HEADER)[0]
 
 
-def _fallocate(node: int, view: Buffer, end: int) -> Arguments:
-    fh, offset, size, mode = _FALLOCATE.unpack_from(view, HEADER)
-    return node, fh, mode, offset, size
-
-
-def _lseek(node: int, view: Buffer, end: int) -> Arguments:
-    fh, offset, whence = _LSEEK.unpack_from(view, HEADER)
-    return node, fh, offset, whence
-
-
-def _copy(node: int, view: Buffer, end: int) -> Arguments:
-    fh, offset, target, to_fh, position, size, flags = _COPY.unpack_from(view, HEADER)
-    return node, fh, offset, target, to_fh, position, size, flags
-
-
-def _ioctl(node: int, view: Buffer, end: int) -> Arguments:
-    fh, _, command, _, size, room = _IOCTL.unpack_from(view, HEADER)
-    start = HEADER + _IOCTL.size
-    return node, fh, command, bytes(view[start : min(start + size, end)]), room
-
-
-def _tmpfile(node: int, view: Buffer, end: int) -> Arguments:
-    flags, mode, _, _ = _CREATE.unpack_from(view, HEADER)
-    return node, mode, flags
-
-
-def _getlk(node: int, view: Buffer, end: int) -> Arguments:
-    fh, owner, start, last, kind, pid, _ = _LOCK.unpack_from(view, HEADER)
-    return node, fh, owner, Range(kind, pid, start, last)
-
-
-def _setlk(node: int, view: Buffer, end: int) -> Arguments:
-    fh, owner, start, last, kind, pid, flags = _LOCK.unpack_from(view, HEADER)
-    return node, fh, owner, Range(kind, pid, start, last), bool(flags & _LK_FLOCK)
-
-
-_LK_FLOCK: Final = 1 << 0
-
-
 def forgotten(opcode: int, node: int, view: Buffer) -> list[tuple[int, int]]:
     """(inode, lookups) of FORGET and BATCH_FORGET."""
     if opcode == FORGET:
@@ -438,11 +390,6 @@ def _listxattr_reply(result: Any, args: Arguments, valid: Valid) -> Reply:
     return names if args[1] else _SIZE_OUT.pack(len(names), 0)
 
 
-def _getlk_reply(result: Any, args: Arguments, valid: Valid) -> Reply:
-    found: Range = result or Range(UNLOCK, 0, 0, 0)
-    return _LOCK_OUT.pack(found.start, found.end, found.kind, found.pid)
-
-
 # opcode → (handler, decoder, encoder)
 OPERATIONS: Final[dict[int, tuple[str, Decoder, Encoder]]] = {
     1: ("lookup", _name, _entry_reply),
@@ -471,18 +418,8 @@ OPERATIONS: Final[dict[int, tuple[str, Decoder, Encoder]]] = {
     28: ("readdir", _readdir, lambda result, args, valid: directory(result, args[2], args[3])),
     29: ("releasedir", _release, _nothing),
     30: ("fsyncdir", _fsync, _nothing),
-    31: ("getlk", _getlk, _getlk_reply),
-    32: ("setlk", _setlk, _nothing),
-    33: ("setlkw", _setlk, _nothing),
     34: ("access", _access, _nothing),
     35: ("create", _create, _create_reply),
-    39: ("ioctl", _ioctl, lambda result, args, valid: _IOCTL_OUT.pack(0, 0, 0, 0) + result),
-    43: ("fallocate", _fallocate, _nothing),
     44: ("readdir", _readdirplus, lambda result, args, valid: directory_plus(result, args[2], args[3], valid)),
     45: ("rename", _rename2, _nothing),
-    46: ("lseek", _lseek, lambda result, args, valid: _U64.pack(result)),
-    47: ("copy_file_range", _copy, lambda result, args, valid: _WRITE_OUT.pack(result, 0)),
-    50: ("syncfs", _node, _nothing),
-    51: ("tmpfile", _tmpfile, _create_reply),
-    53: ("copy_file_range", _copy, lambda result, args, valid: _U64.pack(result)),
 }

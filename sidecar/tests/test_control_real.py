@@ -73,10 +73,16 @@ def test_clone_and_rmr(volume: Volume, ours: Path) -> None:
     assert os.stat(ours / "one").st_mtime_ns == os.stat(ours / "d/f").st_mtime_ns
     run(*JFS, "clone", str(ours / "d"), str(ours / "d/self"))
     assert (ours / "d/self/e/g").read_bytes() == b"y" * 100
-    real("rmr", str(ours / "c"), str(ours / "d/e"))
+    real("rmr", str(ours / "c"))
+    said = run(*JFS, "rmr", "-p", "3", str(ours / "d/e"))
+    assert "2 entries removed" in said.stderr
     eventually(lambda: not (ours / "c").exists(), "the clone is gone")
     assert not (ours / "d/e").exists()
     assert (ours / "d/self/e/g").read_bytes() == b"y" * 100
+    refused = run(*JFS, "rmr", str(ours / "nothing"), str(ours / "one"), check=False)
+    assert refused.returncode == 1
+    assert "No such file" in refused.stderr
+    assert not (ours / "one").exists()
     missing = real("rmr", str(ours / "nothing"), check=False)
     assert missing.returncode != 0
 

@@ -5,14 +5,12 @@ import argparse
 import os
 import struct
 import sys
-import time
 from typing import Final
 
+from jfs.cli.control import ask, directory_of, inode
 from jfs.errors import ConfigError, JfsError, VolumeError
 
 _COMPACT_PATH: Final = 1008
-_REQUEST: Final = struct.Struct(">IIQH")
-_NAMES: Final = (".control", ".jfs.control")
 
 
 def main(arguments: list[str]) -> int:
@@ -38,39 +36,7 @@ def main(arguments: list[str]) -> int:
 def compact(path: str, threads: int) -> tuple[int, int]:
     """Ask the mount that *path* lies in; the chunks it looked at and their bytes. ConfigError when there is no mount, VolumeError when
     it could not do it."""
-    try:
-        ino = os.lstat(path).st_ino
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    absolute = os.path.abspath(path)
-    directory = absolute if os.path.isdir(absolute) else os.path.dirname(absolute)
-    for name in _NAMES:
-        try:
-            fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ConfigError(f"{directory}: the mount's control file cannot be opened: {error.strerror}") from error
-        try:
-            os.write(fd, _REQUEST.pack(_COMPACT_PATH, _REQUEST.size - 8, ino, threads))
-            return _answer(fd, path)
-        finally:
-            os.close(fd)
-    raise ConfigError(f"{directory} is not inside a JuiceFS mount")
-
-
-def _answer(fd: int, path: str) -> tuple[int, int]:
-    received = bytearray()
-    chunks = size = 0
-    while True:
-        while received and received[0] == 0xFE and len(received) >= 17:
-            chunks, size = struct.unpack_from(">QQ", received, 1)
-            del received[:17]
-        if received and received[0] != 0xFE:
-            if received[0]:
-                raise VolumeError(f"{path}: the mount could not compact it: {os.strerror(received[0])}")
-            return chunks, size
-        piece = os.read(fd, 4096)
-        if not piece:
-            time.sleep(0.05)  # the real client has nothing to read yet, and nothing to wait on
-        received += piece
+    answer = ask(directory_of(path), _COMPACT_PATH, struct.pack(">QH", inode(path), threads))
+    if answer.errno:
+        raise VolumeError(f"{path}: the mount could not compact it: {os.strerror(answer.errno)}")
+    return answer.progress

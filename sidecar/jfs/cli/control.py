@@ -30,6 +30,12 @@ def inode(path: str) -> int:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
+def directory_of(path: str) -> str:
+    """A directory of the mount that *path* lies in: itself, or the one it is in."""
+    absolute = os.path.abspath(path)
+    return absolute if os.path.isdir(absolute) and not os.path.islink(absolute) else os.path.dirname(absolute)
+
+
 def ask(directory: str, command: int, body: bytes) -> Answer:
     """Send a request to the mount that *directory* lies in. ConfigError when it is none."""
     for name in _NAMES:

@@ -8,15 +8,13 @@ import json
 import os
 import struct
 import sys
-import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from jfs.cli import control
 from jfs.errors import ConfigError, JfsError, VolumeError
 
 _INFO_V2 = 1005
-_PATIENCE = 600.0
-_REQUEST = struct.Struct(">IIQBBB")
 
 
 def main(arguments: list[str]) -> int:
@@ -44,12 +42,7 @@ def _describe(path: str, options: argparse.Namespace) -> str:
             raise ConfigError(f"{path!r} is not an inode number")
         ino, directory = int(path), os.getcwd()
     else:
-        try:
-            ino = os.lstat(path).st_ino
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        absolute = os.path.abspath(path)
-        directory = absolute if os.path.isdir(absolute) else os.path.dirname(absolute)
+        ino, directory = control.inode(path), control.directory_of(path)
     answer = ask(directory, ino, recursive=options.recursive, raw=options.raw, strict=options.strict)
     if answer.get("Failed"):
         raise VolumeError(f"{path}: {answer.get('Reason')}")
@@ -58,48 +51,11 @@ def _describe(path: str, options: argparse.Namespace) -> str:
 
 def ask(directory: str, ino: int, *, recursive: bool, raw: bool, strict: bool) -> dict[str, Any]:
     """The mount's answer about *ino*; `.control` is found in every directory of a mount. ConfigError when it is none."""
-    for name in (".control", ".jfs.control"):
-        try:
-            fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ConfigError(f"{directory}: the mount's control file cannot be opened: {error.strerror}") from error
-        try:
-            os.write(fd, _REQUEST.pack(_INFO_V2, 11, ino, recursive, raw, strict))
-            return _reply(fd)
-        finally:
-            os.close(fd)
-    raise ConfigError(f"{directory} is not inside a JuiceFS mount")
-
-
-def _reply(fd: int) -> dict[str, Any]:
-    """Read progress marks until the data or the final errno byte comes (format §8.3)."""
-    received = bytearray()
-    end = time.monotonic() + _PATIENCE
-
-    def need(count: int) -> bytes:
-        while len(received) < count:
-            piece = os.read(fd, 1 << 16)
-            if not piece:  # the real client answers so while it works; there is nothing to wait on
-                if time.monotonic() > end:
-                    raise VolumeError("the mount did not answer in ten minutes")
-                time.sleep(0.01)
-            received.extend(piece)
-        taken = bytes(received[:count])
-        del received[:count]
-        return taken
-
-    while True:
-        mark = need(1)[0]
-        if mark == 0xFE:
-            need(16)
-        elif mark == 0xFF:
-            (size,) = struct.unpack(">I", need(4))
-            answer = json.loads(need(size))
-            return answer if isinstance(answer, dict) else {}
-        else:
-            raise VolumeError(f"the mount refused the question: {os.strerror(mark)}")
+    answer = control.ask(directory, _INFO_V2, struct.pack(">QBBB", ino, recursive, raw, strict))
+    if answer.errno:
+        raise VolumeError(f"the mount refused the question: {os.strerror(answer.errno)}")
+    found = json.loads(answer.data)
+    return found if isinstance(found, dict) else {}
 
 
 def _human(number: int) -> str:

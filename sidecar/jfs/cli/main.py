@@ -24,7 +24,7 @@ COMMANDS: Final = {
     "umount": Command("jfs.cli.umount", "unmount a volume"),
     "status": Command("jfs.cli.status", "show a volume's setting, sessions and usage"),
     "info": Command("jfs.cli.info", "show what files of a mount consist of"),
-    "rmr": Command("jfs.cli.rmr", "remove a directory tree, without a mount"),
+    "rmr": Command("jfs.cli.rmr", "remove directory trees, in a mount or without one"),
     "config": Command("jfs.cli.config", "show or change a volume's setting"),
     "quota": Command("jfs.cli.quota", "set, show and check quotas of directories, users and groups"),
     "fsck": Command("jfs.cli.fsck", "check a volume, and repair what can be"),

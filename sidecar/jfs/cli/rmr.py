@@ -1,26 +1,35 @@
-"""`jfs rmr --stdin`: removes a directory of a volume with everything below and its objects, without a mount. For programs: the
-document on standard input names the volume and the `path`; people use `rm -r` in a mount.
+"""`jfs rmr PATH…`: has a mount remove directory trees, through its `.control` (format §8.3, §10), which is faster than `rm -r`.
 
-The trash is passed by: what is removed here is meant to be gone. A path that does not exist is success.
+`jfs rmr --stdin`: removes a directory of a volume with everything below and its objects, without a mount. For programs: the
+document on standard input names the volume and the `path`. The trash is passed by then: what is removed so is meant to be gone. A
+path that does not exist is success.
 """
 
+import argparse
 import asyncio
 import json
+import os
+import struct
 import sys
 from typing import TYPE_CHECKING, Final
 
-from jfs.errors import ConfigError, FsError, VolumeError
+from jfs.cli.control import ask, inode
+from jfs.errors import ConfigError, FsError, JfsError, VolumeError
 
 if TYPE_CHECKING:
     from jfs.meta.volume import Meta
 
 _USAGE: Final = """\
-usage: jfs rmr --stdin
+usage: jfs rmr [--skip-trash] [-p N] PATH…
+       jfs rmr --stdin
 
-Removes a directory tree of a volume that need not be mounted. The JSON document on standard input has the volume's
-addresses and secrets (metaurl, access-key, …) and the path: {"metaurl": "redis://…", "path": "/sub/dir"}
-In a mount, use rm -r.
+Removes directory trees of a mount. With --stdin, one of a volume that need not be mounted: the JSON document on standard
+input has the volume's addresses and secrets (metaurl, access-key, …) and the path: {"metaurl": "redis://…", "path": "/sub/dir"}
+
+  --skip-trash        remove for good (root only)
+  -p, --threads N     directories at once, 1 to 255 (50)
 """
+_RMR: Final = 1002
 _DRAIN_SECONDS: Final = 3600.0
 
 
@@ -29,9 +38,37 @@ def main(arguments: list[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         sys.stdout.write(_USAGE)
         return 0
-    if arguments != ["--stdin"]:
-        raise ConfigError("jfs rmr takes --stdin only; in a mount, use rm -r")
-    return asyncio.run(_from_document())
+    if arguments == ["--stdin"]:
+        return asyncio.run(_from_document())
+    parser = argparse.ArgumentParser(prog="jfs rmr", usage=_USAGE)
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("--skip-trash", action="store_true")
+    parser.add_argument("-p", "--threads", type=int, default=50)
+    options = parser.parse_args(arguments)
+    if not 1 <= options.threads <= 255:
+        raise ConfigError("--threads must be a number from 1 to 255")
+    failed = 0
+    for path in options.paths:
+        try:
+            removed = _in_mount(path, skip_trash=options.skip_trash, threads=options.threads)
+        except JfsError as error:
+            print(f"jfs: {error}", file=sys.stderr)
+            failed = 1
+        else:
+            print(f"jfs: {path}: {removed} entries removed", file=sys.stderr)
+    return failed
+
+
+def _in_mount(path: str, *, skip_trash: bool, threads: int) -> int:
+    """Ask the mount that *path* lies in; the number of entries removed. ConfigError, VolumeError."""
+    parent, name = os.path.split(os.path.abspath(path))
+    inode(path)
+    raw = os.fsencode(name)
+    body = struct.pack(">QB", inode(parent), len(raw)) + raw + bytes((skip_trash, threads))
+    answer = ask(parent, _RMR, body)
+    if answer.errno:
+        raise VolumeError(f"{path} cannot be removed: {os.strerror(answer.errno)}")
+    return answer.progress[0]
 
 
 async def _from_document() -> int:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from jfs.cli.control import ask
+from jfs.cli.control import ask, directory_of
 from jfs.cli.info import table
 from jfs.errors import ConfigError, VolumeError
 
@@ -38,9 +38,11 @@ def main(arguments: list[str]) -> int:
         ino = os.stat(options.path).st_ino
     except OSError as error:
         raise ConfigError(f"{options.path}: {error.strerror}") from error
-    absolute = os.path.abspath(options.path)
-    directory = absolute if os.path.isdir(absolute) else os.path.dirname(absolute)
-    answer = ask(directory, _SUMMARY, struct.pack(">QBBB", ino, options.depth, options.entries, options.strict))
+    answer = ask(
+        directory_of(os.path.realpath(options.path)),
+        _SUMMARY,
+        struct.pack(">QBBB", ino, options.depth, options.entries, options.strict),
+    )
     found: dict[str, Any] = json.loads(answer.data) if answer.data else {}
     failed = answer.errno or found["Errno"]
     if failed:

@@ -14,7 +14,7 @@ from jfs.errors import ObjectUnavailable
 from jfs.object.base import Data, ObjectInfo, ObjectStorage
 from jfs.object.encryption import ObjectCipher, Sealed
 
-_THREAD_FROM: Final = 256 << 10  # bytes; less takes less time than the way to a thread and back
+_THREAD_FROM: Final = 512 << 10  # bytes; measured: less takes less time than the way to a thread and back
 
 
 class EncryptedStorage:

@@ -86,6 +86,9 @@ def test_as_on_the_real_clients_mount(engine: str, redis: str, tmp_path: Path) -
         for mine, wanted in zip(answers(here), answers(there), strict=True):
             assert mine == wanted
         assert allowed(here) == allowed(there)
+        nameless = "import os; os.umask(0o027); fd = os.open('{}', os.O_TMPFILE | os.O_RDWR, 0o666); print(oct(os.fstat(fd).st_mode))"
+        for where, mode in ((".", "0o100640"), ("sg", "0o100664")):  # a default ACL takes the umask's place
+            assert run("python3", "-c", nameless.format(where), cwd=here).stdout.strip() == mode
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
             os.setxattr(here / "d", "system.posix_acl_default", b"\2")
     # Each reads the other's volume.

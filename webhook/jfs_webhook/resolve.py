@@ -71,6 +71,11 @@ async def resolve(pod: JsonObject, namespace: str, reader: Reader, settings: Set
         resolver.warnings.append(
             f"the pod's volumes ask for different sidecar images ({', '.join(images)}); the first one is used"
         )
+    if volumes and pod["spec"].get("hostNetwork") and pod["spec"].get("dnsPolicy", "ClusterFirst") == "ClusterFirst":
+        resolver.warnings.append(
+            "the pod uses the node's network and with dnsPolicy ClusterFirst the node's DNS, in which names of Services do not "
+            "exist; if the volume's database or storage is a Service, set dnsPolicy: ClusterFirstWithHostNet"
+        )
     return Resolution(volumes, sorted(set(resolver.warnings)))
 
 

@@ -196,6 +196,20 @@ async def test_different_images_are_pointed_out(cluster: Cluster) -> None:
     ]
 
 
+async def test_host_network_with_the_nodes_dns_is_pointed_out(cluster: Cluster) -> None:
+    cluster.claim("mine", volumeName="pv")
+    cluster.persistent_volume("pv")
+    pod = pod_with(claim_volume("a", "mine"))
+    pod["spec"] |= {"hostNetwork": True, "dnsPolicy": "ClusterFirst"}
+    (warning,) = (await resolve(pod, "team", cluster.client, SETTINGS)).warnings
+    assert "ClusterFirstWithHostNet" in warning
+    pod["spec"]["dnsPolicy"] = "ClusterFirstWithHostNet"
+    assert (await resolve(pod, "team", cluster.client, SETTINGS)).warnings == []
+    plain = {**pod_with({"name": "tmp", "emptyDir": {}})}
+    plain["spec"] |= {"hostNetwork": True}
+    assert (await resolve(plain, "team", cluster.client, SETTINGS)).warnings == []
+
+
 @pytest.mark.parametrize("name", ["../../secrets/x", "..", "", "a/b", "A", "x" * 300])
 async def test_impossible_claim_names_never_reach_the_api_server(cluster: Cluster, name: str) -> None:
     assert await cluster.ours(claim_volume("a", name)) == []

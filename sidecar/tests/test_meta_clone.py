@@ -12,6 +12,7 @@ from jfs.errors import FsError
 from jfs.format.constants import DIRECTORY, FILE, ROOT, SYMLINK
 from jfs.meta.model.keys import DetachedKey, DirStat, DirStatKey, SliceRefKey
 from jfs.meta.model.quota import DIRECTORY as OF_DIRECTORY
+from jfs.meta.model.quota import USER as OF_USER
 from jfs.meta.model.quota import QuotaKey
 from jfs.meta.operations import cloning
 from jfs.meta.store.base import Tx
@@ -158,13 +159,15 @@ async def test_a_clone_into_its_own_source(tmp_path: Path) -> None:
         assert await meta.clone(SUPERUSER, top, ROOT, b"both") == 74
 
 
-async def test_limits_and_quotas_hold_for_the_whole_tree(tmp_path: Path) -> None:
-    async with volume("memory", tmp_path, inodes=120) as made:
+@pytest.mark.parametrize("engine", ALL)
+async def test_limits_and_quotas_hold_for_the_whole_tree(engine: str, tmp_path: Path) -> None:
+    async with volume(engine, tmp_path, inodes=120) as made:
         meta = await made.client()
         top = await build(meta)
         target, _ = await meta.mkdir(SUPERUSER, ROOT, b"target", 0o755)
-        await meta.close_session()
-        await set_quota(meta.store, meta.setting, QuotaKey(OF_DIRECTORY, target), Limits(inodes=40), strict=True)
+        await set_quota(
+            await made.store(), meta.setting, QuotaKey(OF_DIRECTORY, target), Limits(inodes=40), strict=True
+        )
         meta = await made.client()
         assert await meta.clone(SUPERUSER, top, target, b"one") == 37
         assert await errno_of(meta.clone(SUPERUSER, top, target, b"two")) == errno.EDQUOT
@@ -179,6 +182,28 @@ async def test_limits_and_quotas_hold_for_the_whole_tree(tmp_path: Path) -> None
         (quota,) = await meta.store.get(QuotaKey(OF_DIRECTORY, target))
         assert quota is not None
         assert quota.used_inodes == 38
+
+
+@pytest.mark.parametrize("preserve", [False, True])
+async def test_copies_are_charged_to_their_owners(preserve: bool, tmp_path: Path) -> None:
+    async with volume("memory", tmp_path) as made:
+        meta = await made.client()
+        top = await build(meta)
+        await meta.setattr(SUPERUSER, ROOT, await _mode(0o777))
+        await meta.setattr(
+            SUPERUSER, (await names(meta, (await names(meta, top))[b"dir"]))[b"empty"], await _mode(0o755)
+        )
+        await set_quota(await made.store(), meta.setting, QuotaKey(OF_USER, 1000), Limits(inodes=50), strict=True)
+        meta = await made.client()
+        owner = 0 if preserve else 1000
+        for name, count in ((b"one", 37), (b"two", 74)):
+            if count > 50 and not preserve:
+                assert await errno_of(meta.clone(USER, top, ROOT, name)) == errno.EDQUOT
+                break
+            assert await meta.clone(USER, top, ROOT, name, preserve=preserve) == 37
+        (quota,) = await meta.store.get(QuotaKey(OF_USER, owner))
+        assert quota is not None
+        assert quota.used_inodes == (36 + 2 * 37 if preserve else 37)  # hard links become files of their own
 
 
 @pytest.mark.parametrize("engine", ALL)

@@ -84,7 +84,7 @@ async def copy_node(
     node, first, target = await tx.get(NodeKey(source), ChunkKey(source, 0), SymlinkKey(source))
     if node is None:
         raise FsError(errno.ENOENT)
-    if node.kind != SYMLINK:
+    if node.kind in (FILE, DIRECTORY):  # nothing is read of others
         await permit(tx, rules.acls, caller, node, READ | EXECUTE if node.kind == DIRECTORY else READ)
     attr, acl = await _attributes(tx, caller, rules, node, place.parent, now, preserve=preserve, umask=umask)
     stat = common.usage(attr)

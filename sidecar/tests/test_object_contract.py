@@ -10,21 +10,28 @@ import pytest
 from jfs.errors import ObjectNotFound
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import for_volume, open_storage
+from jfs.object.encrypted import EncryptedStorage
+from jfs.object.encryption import load
 from jfs.object.selftest import probe
+from rsa_keys import pem
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["mem", "file", pytest.param("s3", marks=pytest.mark.real)])
+@pytest.fixture(
+    params=["mem", "file", "encrypted", *(pytest.param(n, marks=pytest.mark.real) for n in ("s3", "encrypted s3"))]
+)
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStorage]:
-    if request.param == "s3":
+    name = f"vol-{uuid.uuid4().hex[:8]}"
+    cipher = load(pem(), "aes256gcm-rsa", "", name) if "encrypted" in request.param else None
+    if "s3" in request.param:
         from seaweed_server import ACCESS_KEY, SECRET_KEY
 
         server = request.getfixturevalue("seaweed")
         opened = open_storage("s3", server.bucket_url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
     else:
-        opened = open_storage(request.param, str(tmp_path / "bucket"))
-    volume = for_volume(opened, f"vol-{uuid.uuid4().hex[:8]}")
+        opened = open_storage("mem" if cipher else request.param, str(tmp_path / "bucket"))
+    volume = for_volume(EncryptedStorage(opened, cipher) if cipher else opened, name)
     await volume.create_bucket()
     yield volume
     await volume.close()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from jfs.errors import ConfigError, CorruptRecord, FsError, VolumeError
+from jfs.format.changes import acl_members
 from jfs.format.constants import FILE, ROOT
-from jfs.format.setting import acl_members, new_setting
+from jfs.format.setting import new_setting
 from jfs.meta.model.acl import (
     ABSENT,
     ACCESS,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from jfs.errors import ConfigError, CorruptRecord, VolumeError
+from jfs.format.changes import changed_fixed
 from jfs.format.secrets import seal, unseal
 from jfs.format.setting import (
     Setting,
-    changed_fixed,
     check_block_size,
     check_identity,
     check_name,

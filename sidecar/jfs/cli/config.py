@@ -175,7 +175,7 @@ async def _run(url: str, password: str, given: dict[str, Any], switches: set[str
 def changed(old: "Setting", given: Mapping[str, Any]) -> "Setting":
     """Record *old* with what was *given*; ConfigError when the rules forbid it (format §10.2)."""
     from jfs.cli.formatting import changed_record
-    from jfs.format.setting import acl_members
+    from jfs.format.changes import acl_members
     from jfs.format.versions import is_older
 
     options = _options()

@@ -22,7 +22,8 @@ from jfs.errors import (
     ObjectUnavailable,
     VolumeError,
 )
-from jfs.format.setting import SECRETS, Setting, acl_members, changed_fixed, check_identity, new_setting
+from jfs.format.changes import acl_members, changed_fixed
+from jfs.format.setting import SECRETS, Setting, check_identity, new_setting
 from jfs.meta.store.base import Store
 from jfs.meta.volume import existing_setting, format_volume
 from jfs.object.base import ObjectStorage

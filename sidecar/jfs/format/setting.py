@@ -59,11 +59,6 @@ MEMBERS: Final[Mapping[str, bool]] = MappingProxyType(
 _ORDER: Final = {name: place for place, name in enumerate(MEMBERS)}
 SECRETS: Final = ("SecretKey", "SessionToken", "EncryptKey")
 MIN_VERSION_ACL: Final = "1.2.0-A"  # what a volume with ACLs demands of its clients (format §2.6)
-# Members that `format` on an existing volume must not change unless forced (format §2.3).
-FIXED: Final = (
-    *("Name", "BlockSize", "Compression", "Shards", "HashPrefix", "MetaVersion"),
-    *("EncryptKey", "EncryptAlgo"),  # which the real client lets go, together with all data
-)
 _NAME = re.compile(r"[a-z0-9][a-z0-9\-]{1,61}[a-z0-9]")
 _BLOCK_MIN, _BLOCK_MAX = 64 << 10, 16 << 20
 COMPRESSIONS: Final = ("none", "lz4", "zstd")
@@ -349,16 +344,6 @@ def check_block_size(size: int) -> int:
     return 1 << (size.bit_length() - 1)
 
 
-def acl_members(setting: Setting, on: bool) -> dict[str, Any]:
-    """The members that turn ACLs on; ConfigError for turning them off, since inodes may have some (format §10.2)."""
-    if not on and setting.enable_acl:
-        raise ConfigError(f"POSIX ACLs of volume {setting.name} cannot be turned off again")
-    members: dict[str, Any] = {"EnableACL": on}
-    if on and is_older(setting.min_client_version or "0.0.0", MIN_VERSION_ACL):
-        members["MinClientVersion"] = MIN_VERSION_ACL
-    return members
-
-
 def check_identity(setting: Setting, uuid: str) -> None:
     """VolumeError when *setting* is not that of volume *uuid* or is in a newer format (what a heartbeat checks, format §2.3)."""
     if setting.uuid != uuid:
@@ -407,25 +392,3 @@ _UNSUPPORTED: Final = {
     "RangerRestUrl": "Apache Ranger permissions",
     "KerbConf": "Kerberos",
 }
-
-
-def changed_fixed(old: Setting, new: Setting) -> list[str]:
-    """Names of the members that differ though a volume must keep them (format §2.3)."""
-
-    def normal(setting: Setting, name: str) -> Any:
-        match name:
-            case "Compression":
-                return setting.compression
-            case "BlockSize":
-                return setting.block_size
-            case "Shards":
-                return setting.shards
-            case "MetaVersion":
-                return setting.meta_version or META_VERSION
-            case "EncryptKey":
-                return setting.encrypt_key
-            case "EncryptAlgo":  # means nothing without a key
-                return setting.encrypt_algo if old.is_encrypted and new.is_encrypted else ""
-        return setting.members.get(name) or 0
-
-    return [name for name in FIXED if normal(old, name) != normal(new, name)]

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from jfs.errors import ConfigError, VolumeError
+from jfs.format.changes import changed_fixed
 from jfs.format.constants import DIRECTORY, ROOT, TRASH
-from jfs.format.setting import Setting, changed_fixed
+from jfs.format.setting import Setting
 from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, NodeKey, SettingKey
 from jfs.meta.operations import rules as common
 from jfs.meta.store.base import Store, Tx

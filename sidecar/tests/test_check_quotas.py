@@ -20,6 +20,7 @@ async def test_wrong_usage_is_named_and_repaired(engine: str, tmp_path: Path) ->
         meta = await made.client()
         directory, _ = await meta.mkdir(SUPERUSER, 1, b"dir", 0o755)
         sub, _ = await meta.mkdir(SUPERUSER, directory, b"sub", 0o755)
+        ino = 0
         for number in range(3):
             ino = await new_file(meta, b"f%d" % number, parent=sub)
             await write(meta, ino, 0, 5000)

@@ -476,6 +476,8 @@ def test_virtual_files(top: Path) -> None:
     listed = set(os.listdir(top))
     assert {".accesslog", ".stats", ".config"} <= listed
     assert ".control" not in listed
+    with raises(errno.ENOENT):  # no listing answers this: the host is asked
+        os.stat(top / "missing")
     stats = dict(line.split(" ") for line in (top / ".stats").read_text().splitlines())
     assert int(stats["juicefs_fuse_ops_total_lookup"]) > 0
     assert float(stats["juicefs_uptime"]) >= 0

@@ -76,7 +76,7 @@ def test_random_changes_of_ranges_match_a_model(here: Path, seed: int) -> None:
     fds = [os.open(name, os.O_RDWR | os.O_CREAT) for name in names]
     models = [bytearray(), bytearray()]
 
-    def put(at: int, offset: int, data: bytes) -> None:
+    def put(at: int, offset: int, data: bytes | bytearray) -> None:
         model = models[at]
         model.extend(bytes(max(offset - len(model), 0)))
         model[offset : offset + len(data)] = data

@@ -196,7 +196,7 @@ async def test_memory_is_given_back_once_after_each_burst(monkeypatch: pytest.Mo
         def __init__(self, name: None) -> None:
             self.malloc_trim = trims.append
 
-    monkeypatch.setattr(memory.ctypes, "CDLL", Library)
+    monkeypatch.setattr("ctypes.CDLL", Library)
     moved = iter([0, 0, 0, 0, 5, 9, 9, 9, 9, 9, 12, 12, 12, 12])
     counts: list[int] = []
 

@@ -4,6 +4,7 @@ Names and order are the real client's. Reads only; long on big volumes, without 
 in use.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from jfs.errors import CorruptRecord
@@ -42,7 +43,7 @@ def _inode(lock: dict[str, Any]) -> int:
     return int(lock["Inode"])
 
 
-async def _records(store: Store, kind: Any) -> Any:
+async def _records(store: Store, kind: Any) -> AsyncIterator[tuple[int, Any]]:
     async for key, record in store.scan(kind):
         if isinstance(record, CorruptRecord):
             raise record

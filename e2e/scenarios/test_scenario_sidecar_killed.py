@@ -43,7 +43,7 @@ def test_worker_and_supervisor_killed(scenario: Scenario) -> None:
     scenario.cluster.kill(supervisor)
 
     def started_again() -> bool:
-        return scenario.kubectl.get("pod", "app")["status"]["initContainerStatuses"][0]["restartCount"] == 1
+        return bool(scenario.kubectl.get("pod", "app")["status"]["initContainerStatuses"][0]["restartCount"] == 1)
 
     until("the sidecar to be started again", started_again)
     comes_back(scenario, "app", "/data/file", "/more/file")

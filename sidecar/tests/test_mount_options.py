@@ -66,6 +66,10 @@ def test_unsupported_options_are_refused_by_name(name: str) -> None:
         ([("max-fuse-io", "1G")], "max-fuse-io: '1G' must lie between"),
         ([("custom-labels", "nope")], "custom-labels: 'nope' is not of the form"),
         ([("readdir-cache", None), ("fuse-host", "pyfuse3")], "readdir-cache needs --fuse-host kernel"),
+        ([("umask", "999")], "umask: '999' is not an octal mask"),
+        ([("root-squash", "root:root")], "root-squash: 'root:root' is not of the form UID:GID"),
+        ([("all-squash", "-1:3")], "all-squash: '-1:3' is not of the form UID:GID"),
+        ([("all-squash", "1:2"), ("fuse-host", "pyfuse3")], "all-squash needs --fuse-host kernel"),
         ([("cache-size", None)], "cache-size needs a value"),
     ],
 )
@@ -83,6 +87,8 @@ def test_every_used_option_changes_its_member() -> None:
         "custom-labels": "a:b",
         "subdir": "s",
         "prefetch": "3",
+        "root-squash": "5:6",
+        "all-squash": "5:6",
     }
     for name, option in OPTIONS.items():
         config = parse([(name, None if option.is_flag else values.get(name, "7"))])

@@ -39,12 +39,14 @@ def main(arguments: list[str]) -> int:
 
 
 async def _status(url: str, password: str, sid: int | None, *, more: bool) -> int:
+    from jfs.format.setting import check_versions
     from jfs.meta.connect import connect
-    from jfs.meta.volume import status
+    from jfs.meta.volume import load_setting, status
     from jfs.meta.volume.inspection import session_detail, waiting
 
     store = await connect(url, password=password)
     try:
+        check_versions(await load_setting(store))
         answer: dict[str, Any] = await status(store)
         if sid is not None:
             sessions = [session for session in answer["Sessions"] if session["Sid"] == sid]

@@ -355,11 +355,8 @@ def check_identity(setting: Setting, uuid: str) -> None:
         )
 
 
-def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
-    """VolumeError when this client must not touch the volume: its format, its version bounds or a feature not kept here.
-
-    Reading such a volume as if the feature were off would break what its other clients rely on (format §11.3).
-    """
+def check_versions(setting: Setting, version: str = CLIENT_VERSION) -> None:
+    """VolumeError when the volume's format or its version bounds exclude a client of *version* (format §2.6)."""
     check_identity(setting, setting.uuid)
     volume, own = f"volume {setting.name}", version
     if setting.min_client_version and is_older(own, setting.min_client_version):
@@ -371,6 +368,15 @@ def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
             f"{volume} demands a client of version {setting.max_client_version} or older, this one is {own}: "
             "use an older client or raise the limit with `juicefs config --max-client-version`"
         )
+
+
+def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
+    """VolumeError when this client must not touch the volume: its format, its version bounds or a feature not kept here.
+
+    Reading such a volume as if the feature were off would break what its other clients rely on (format §11.3).
+    """
+    check_versions(setting, version)
+    volume = f"volume {setting.name}"
     for member, feature in _UNSUPPORTED.items():
         if setting.members.get(member):
             raise VolumeError(

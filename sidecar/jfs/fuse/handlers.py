@@ -12,7 +12,7 @@ truncate holds writes back; a time set explicitly waits for pending writes, whos
 import errno
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from jfs.chunk.reader import Reader
@@ -51,16 +51,22 @@ class Handlers(OpenFiles):
         readdir_cache: bool = False,
         access_checked: bool = True,
         ioctls: bool = False,
+        security: frozenset[bytes] = frozenset(),
+        sort_dir: bool = False,
+        umask: int | None = None,
     ) -> None:
         self.meta = meta
         self.log = log
         self.timeouts = timeouts
         self.xattrs = xattrs
         self.ioctls = ioctls
+        self._refused = _SECURITY - security
+        self._umask = umask  # that of the mount, in place of the caller's
+        self.caller: Callable[[int, int, int], Caller] = Caller  # of uid, gid and pid: how hosts make one
         self.acls = acls  # whether inodes may have POSIX ACLs, set and shown as extended attributes
         self.locks = not meta.options.read_only  # they are records of a session, which a read-only mount has not
         self.files = Files(writer, reader)
-        self.directories = Directories(lambda: self.files.new_number(read_only=True))
+        self.directories = Directories(lambda: self.files.new_number(read_only=True), sort=sort_dir)
         self._writer = writer
         self._reader = reader
         self._virtual = virtual
@@ -180,6 +186,8 @@ class Handlers(OpenFiles):
         """Make a file or special file; *mode* holds the type as stat(2)'s st_mode."""
         parent = self._own_parent(parent, name, errno.EEXIST)
         kind = _kind(mode)
+        if self._umask is not None:
+            caller = caller._replace(umask=self._umask)
         ino, attr = await self.meta.mknod(caller, parent, name, kind, mode & 0o7777, rdev)
         self.directories.added(parent, name)
         return ino, attr
@@ -187,6 +195,8 @@ class Handlers(OpenFiles):
     async def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> tuple[int, Attr]:
         """Make a directory."""
         parent = self._own_parent(parent, name, errno.EEXIST)
+        if self._umask is not None:
+            caller = caller._replace(umask=self._umask)
         ino, attr = await self.meta.mkdir(caller, parent, name, mode & 0o7777)
         self.directories.added(parent, name)
         return ino, attr
@@ -267,6 +277,8 @@ class Handlers(OpenFiles):
     async def create(self, caller: Caller, parent: int, name: bytes, mode: int, flags: int) -> tuple[int, Attr, Opened]:
         """Make a file and open it; an existing one is opened unless O_EXCL is asked."""
         parent = self._own_parent(parent, name, errno.EEXIST)
+        if self._umask is not None:
+            caller = caller._replace(umask=self._umask)
         files = self.files
         since = files.changes
         ino, attr, created = await self.meta.create(caller, parent, name, mode & 0o7777, flags)
@@ -391,7 +403,7 @@ class Handlers(OpenFiles):
         shown = ino
         if ino == ROOT:
             ino = self._root
-        if not self._access_checked:
+        if caller.checked or not self._access_checked:
             await self.meta.access(caller, ino, os.R_OK)
         directory = self.directories.open(ino, lambda: self._first(shown))
         if self._readdir_cache:
@@ -470,10 +482,10 @@ class Handlers(OpenFiles):
 
     def _is_foreign(self, name: bytes) -> bool:
         """Whether attributes of that name are not served."""
-        return name in _SECURITY or (name.startswith(b"system.") and not (self.acls and name in ACL_NAMES))
+        return name in self._refused or (name.startswith(b"system.") and not (self.acls and name in ACL_NAMES))
 
 
-# Names that need --enable-cap and --enable-selinux: none of them is served (format §5.3 xattr).
+# Names that need --enable-cap and --enable-selinux (format §5.3 xattr).
 _SECURITY: Final = frozenset((b"security.capability", b"security.selinux"))
 _KINDS: Final = {
     0o100000: constants.FILE,

@@ -13,11 +13,13 @@ from typing import Any, Final, Literal, get_args
 
 from jfs.errors import ConfigError
 from jfs.fuse.mounting import FLAGS
+from jfs.fuse.squash import Owner
 from jfs.mount.units import duration, megabits, size
 
 LEAST_BUFFER: Final = 32 << 20  # bytes; as the real client has it
 HOSTS: Final = ("kernel", "pyfuse3")
 AtimeMode = Literal["noatime", "relatime", "strictatime"]
+_NOBODY: Final = 65534  # the group where a squash option names only the user
 ATIME_MODES: Final = get_args(AtimeMode)
 
 
@@ -28,7 +30,12 @@ class MountConfig:
     # FUSE
     fuse_host: str = "kernel"
     enable_xattr: bool = False
+    enable_cap: bool = False
+    enable_selinux: bool = False
     enable_ioctl: bool = False
+    root_squash: Owner | None = None
+    all_squash: Owner | None = None
+    umask: int | None = None  # None: only the caller's
     prefix_internal: bool = False
     hide_internal: bool = False
     non_default_permission: bool = False
@@ -42,6 +49,7 @@ class MountConfig:
     no_bgjob: bool = False
     atime_mode: AtimeMode = "noatime"
     skip_dir_mtime: float = 0.1
+    sort_dir: bool = False
     network_interfaces: tuple[str, ...] = ()  # empty: all
     attr_cache: float = 1.0
     entry_cache: float = 1.0
@@ -74,6 +82,12 @@ class MountConfig:
     disable_transparent_hugepage: bool = False
     log: str = ""
     without_effect: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def security_xattrs(self) -> frozenset[bytes]:
+        """The names that are served only when asked for (format §5.3 xattr), if extended attributes are served at all."""
+        names = ((b"security.capability", self.enable_cap), (b"security.selinux", self.enable_selinux))
+        return frozenset(name for name, wanted in names if wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,27 @@ def _labels(option: str, text: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def _owner(option: str, text: str) -> Owner:
+    uid, _, gid = text.partition(":")
+    try:
+        owner = Owner(int(uid), int(gid) if gid else _NOBODY)
+    except ValueError:
+        owner = Owner(-1, -1)
+    if not (0 <= owner.uid < 1 << 32 and 0 <= owner.gid < 1 << 32):
+        raise ConfigError(f"option {option}: {text!r} is not of the form UID:GID, in numbers")
+    return owner
+
+
+def _umask(option: str, text: str) -> int:
+    try:
+        mask = int(text, 8)
+    except ValueError:
+        mask = -1
+    if not 0 <= mask <= 0o7777:
+        raise ConfigError(f"option {option}: {text!r} is not an octal mask like 022")
+    return mask
+
+
 def _subdir(option: str, text: str) -> str:
     parts = [part for part in text.split("/") if part]
     if any(part in (".", "..") for part in parts):
@@ -162,10 +197,15 @@ def _subdir(option: str, text: str) -> str:
 _TABLE: Final = (
     Option("fuse-host", "fuse_host", _choice(*HOSTS), "who speaks FUSE: kernel (own protocol) or pyfuse3"),
     Option("enable-xattr", "enable_xattr", None, "serve extended attributes"),
+    Option("enable-cap", "enable_cap", None, "with enable-xattr: serve security.capability too"),
+    Option("enable-selinux", "enable_selinux", None, "with enable-xattr: serve security.selinux too"),
     Option("enable-ioctl", "enable_ioctl", None, "serve the inode flags of chattr(1) (fuse-host kernel)"),
     Option("prefix-internal", "prefix_internal", None, "name the virtual files .jfs.stats …"),
     Option("hide-internal", "hide_internal", None, "leave the virtual files out of listings"),
     Option("non-default-permission", "non_default_permission", None, "check permissions here, not in the kernel"),
+    Option("root-squash", "root_squash", _owner, "root counts as the user UID:GID (fuse-host kernel)"),
+    Option("all-squash", "all_squash", _owner, "everybody counts as the user UID:GID (fuse-host kernel)"),
+    Option("umask", "umask", _umask, "octal umask of what is made, besides the caller's"),
     Option("max-fuse-io", "max_fuse_io", _fuse_io, "largest FUSE request [1M]"),
     Option("subdir", "subdir", _subdir, "show this directory of the volume as the root"),
     Option("heartbeat", "heartbeat", _second_or_more, "interval of the session's heartbeat [12s]"),
@@ -173,6 +213,7 @@ _TABLE: Final = (
     Option("no-bgjob", "no_bgjob", None, "leave background jobs to other clients"),
     Option("atime-mode", "atime_mode", _choice(*ATIME_MODES), "when atime is written [noatime]"),
     Option("skip-dir-mtime", "skip_dir_mtime", duration, "younger times of a directory are not written again [100ms]"),
+    Option("sort-dir", "sort_dir", None, "list directories by name"),
     Option("network-interfaces", "network_interfaces", _names, "interfaces whose addresses `status` shows, a,b [all]"),
     Option("attr-cache", "attr_cache", duration, "attributes are believed for [1s]"),
     Option("entry-cache", "entry_cache", duration, "entries of files are believed for [1s]"),
@@ -226,17 +267,7 @@ WITHOUT_EFFECT: Final = {
 }
 # What these ask for is so anyway: not worth a log line.
 _GRANTED: Final = ("no-syslog", "no-usage-report", "no-agent", "no-color", "log-id")
-REFUSED: Final = (
-    *(
-        "enable-cap",
-        "enable-selinux",
-        "root-squash",
-        "all-squash",
-        "umask",
-        "sort-dir",
-    ),
-    *("update-fstab", "writeback_cache", "tag", "consul", "pyroscope"),
-)
+REFUSED: Final = ("update-fstab", "writeback_cache", "tag", "consul", "pyroscope")
 # Words of fstab and of mount(8) that are not for the file system.
 _FSTAB: Final = (
     *("defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "_netdev", "nofail", "relatime"),
@@ -277,9 +308,17 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
         flags.append("ro")
     members["mount_flags"] = tuple(flag for flag in flags if flag != "rw")
     config = MountConfig(**members, without_effect=tuple(dict.fromkeys(unused)))
-    for name, wanted in (("readdir-cache", config.readdir_cache), ("enable-ioctl", config.enable_ioctl)):
+    needing_kernel = (
+        ("readdir-cache", config.readdir_cache),
+        ("enable-ioctl", config.enable_ioctl),
+        ("root-squash", config.root_squash is not None),  # pyfuse3 does not tell who reads and writes
+        ("all-squash", config.all_squash is not None),
+    )
+    for name, wanted in needing_kernel:
         if wanted and config.fuse_host != "kernel":
             raise ConfigError(f"option {name} needs --fuse-host kernel")
+    if config.all_squash is not None:  # the kernel would check what the real user may
+        config = with_changes(config, non_default_permission=True)
     return config
 
 

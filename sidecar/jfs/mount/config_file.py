@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from jfs.format.constants import CLIENT_VERSION
+from jfs.fuse.squash import Owner
 from jfs.mount.config import MountConfig
 
 _NANO = 1_000_000_000
+_NO_UMASK = 0xFFFF
+
+
+def _mapped(member: str, owner: Owner | None) -> dict[str, Any]:
+    return {} if owner is None else {member: {"Uid": owner.uid, "Gid": owner.gid}}
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -46,7 +52,7 @@ def text(
             "DirStatFlushPeriod": _NANO,
             "SkipDirMtime": _nanoseconds(config.skip_dir_mtime),
             "Sid": sid,
-            "SortDir": False,
+            "SortDir": config.sort_dir,
             "FastStatfs": False,
             "NetworkInterfaces": list(config.network_interfaces) or None,
         },
@@ -68,7 +74,7 @@ def text(
             "BufferSize": config.buffer_size,
             "Readahead": config.max_readahead or 8 * block_size,
         },
-        "Security": {"EnableCap": False, "EnableSELinux": False},
+        "Security": {"EnableCap": config.enable_cap, "EnableSELinux": config.enable_selinux},
         "Port": {"PrometheusAgent": metrics},
         "Version": CLIENT_VERSION,
         "AttrTimeout": _nanoseconds(config.attr_cache),
@@ -80,6 +86,10 @@ def text(
         "BackupSkipTrash": False,
         "PrefixInternal": config.prefix_internal,
         "HideInternal": config.hide_internal,
+        **_mapped("RootSquash", config.root_squash),
+        **_mapped("AllSquash", config.all_squash),
+        **({"NonDefaultPermission": True} if config.non_default_permission else {}),
+        "UMask": _NO_UMASK if config.umask is None else config.umask,
         "Pid": os.getpid(),
         "PPid": os.getppid(),
         "FuseOpts": {

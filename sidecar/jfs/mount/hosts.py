@@ -4,11 +4,14 @@ from jfs.fuse.accounting import Accounting
 from jfs.fuse.handlers import Handlers
 from jfs.fuse.mounting import MountSpec
 from jfs.fuse.requests import Host
+from jfs.fuse.squash import callers
 from jfs.mount.config import MountConfig
 
 
 def make_host(config: MountConfig, handlers: Handlers, accounting: Accounting, spec: MountSpec) -> Host:
     """The host that the options name; each is imported only when it is used."""
+    if config.root_squash is not None or config.all_squash is not None:
+        handlers.caller = callers(config.root_squash, config.all_squash)
     readahead_kib = max(1024, config.max_fuse_io >> 10)
     if config.fuse_host == "kernel":
         from jfs.fuse.kernel.host import KernelHost

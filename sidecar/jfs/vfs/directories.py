@@ -11,6 +11,7 @@ import asyncio
 import errno
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
@@ -33,15 +34,16 @@ class Item(NamedTuple):
 class DirectoryHandle:
     """One opendir(3)."""
 
-    __slots__ = ("_age", "_lock", "_pages", "_stripped", "fh", "first", "ino", "items")
+    __slots__ = ("_age", "_lock", "_pages", "_sort", "_stripped", "fh", "first", "ino", "items")
 
-    def __init__(self, fh: int, ino: int, first: Callable[[], list[Item]]) -> None:
+    def __init__(self, fh: int, ino: int, first: Callable[[], list[Item]], *, sort: bool = False) -> None:
         self.fh = fh
         self.ino = ino
         self.first = first  # the entries that are in no record: `.`, `..`, virtual files
         self.items: list[Item] = []
         self._pages: AsyncIterator[DirectoryPage] | None = None
         self._lock = asyncio.Lock()
+        self._sort = sort  # `--sort-dir`: by name, so that the first answer waits for the last page
         self._stripped = 0
         self._age = 0.0
 
@@ -59,7 +61,10 @@ class DirectoryHandle:
         self._stripped = 0
 
     async def fill(self, until: int) -> None:
-        """Read pages until the snapshot has *until* items or is complete."""
+        """Read pages until the snapshot has *until* items or is complete; all of them when it is to be sorted."""
+        if self._sort:
+            await self._fill_sorted()
+            return
         while len(self.items) < until and self._pages is not None:
             async with self._lock:
                 pages = self._pages
@@ -70,12 +75,20 @@ class DirectoryHandle:
                     self._pages = None
                     return
                 self._age = time.monotonic()
-                attrs = page.attrs or [None] * len(page.names)
-                make = Item._make
-                self.items += [
-                    make((name, ino, kind, attr))
-                    for name, (kind, ino), attr in zip(page.names, page.entries, attrs, strict=True)
-                ]
+                self.items += _items(page)
+
+    async def _fill_sorted(self) -> None:
+        async with self._lock:
+            pages = self._pages
+            if pages is None:
+                return
+            self._age = time.monotonic()
+            found: list[Item] = []
+            async for page in pages:
+                found += _items(page)
+            found.sort(key=attrgetter("name"))
+            self.items += found
+            self._pages = None
 
     def window(self, cookie: int, count: int, *, freshness: float) -> list[Item]:
         """The items at [cookie, cookie+count). Drops the attributes of what was handed out before – a listing of a
@@ -92,10 +105,19 @@ class DirectoryHandle:
         return found
 
 
+def _items(page: DirectoryPage) -> list[Item]:
+    attrs = page.attrs or [None] * len(page.names)
+    make = Item._make
+    return [
+        make((name, ino, kind, attr)) for name, (kind, ino), attr in zip(page.names, page.entries, attrs, strict=True)
+    ]
+
+
 class Directories:
     """The table of open directories of a mount, and what changed while there are any."""
 
-    def __init__(self, new_number: Callable[[], int]) -> None:
+    def __init__(self, new_number: Callable[[], int], *, sort: bool = False) -> None:
+        self._sort = sort
         self._handles: dict[int, DirectoryHandle] = {}
         self._new_number = new_number
         self._changed: set[int] = set()
@@ -105,7 +127,7 @@ class Directories:
 
     def open(self, ino: int, first: Callable[[], list[Item]]) -> DirectoryHandle:
         """A new handle."""
-        handle = DirectoryHandle(self._new_number(), ino, first)
+        handle = DirectoryHandle(self._new_number(), ino, first, sort=self._sort)
         self._handles[handle.fh] = handle
         return handle
 

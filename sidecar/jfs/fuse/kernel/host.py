@@ -58,6 +58,7 @@ class KernelHost:
         self._accounting = accounting
         self._spec = spec
         self._max_io = max_io
+        self._caller = handlers.caller
         self._readahead_kib = readahead_kib
         self._valid = protocol.Valid.of(handlers.timeouts)
         self._table = {
@@ -176,7 +177,7 @@ class KernelHost:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        fd, readv, unpack = self._fd, os.readv, protocol.IN_HEADER.unpack_from
+        fd, readv, unpack, caller = self._fd, os.readv, protocol.IN_HEADER.unpack_from, self._caller
         for _ in range(BURST):
             try:
                 end = readv(fd, self._vector)
@@ -197,7 +198,7 @@ class KernelHost:
             _, opcode, unique, node, uid, gid, pid, _, _ = unpack(self._buffer)
             prepared = self._table.get(opcode)
             if prepared is not None:
-                self._request(prepared, unique, node, Caller(uid, gid, pid), end)
+                self._request(prepared, unique, node, caller(uid, gid, pid), end)
             else:
                 self._special(opcode, unique, node, end)
                 if self._ended is None or self._ended.done():

@@ -73,7 +73,7 @@ async def truncate(
         raise FsError(errno.EFBIG)
     if node.flags & (IMMUTABLE | APPEND) or (common.in_trash(node) and not opened):
         raise FsError(errno.EPERM)
-    if not opened and rules.check_access:
+    if not opened and (rules.check_access or caller.checked):
         await permit(tx, rules.acls, caller, node, WRITE)
     if node.length == length:
         return Written(node, node, 0)

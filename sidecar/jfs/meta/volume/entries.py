@@ -359,7 +359,7 @@ class Entries(Reads):
         reads, writes = OPEN_MODES[flags & os.O_ACCMODE]
         if writes and self.options.read_only:
             raise FsError(errno.EROFS)
-        if self.options.check_access:
+        if self.options.check_access or caller.checked:
             check_access(caller, attr, (READ if reads else 0) | (WRITE if writes else 0), rule)
         if writes and (common.in_trash(attr) or attr.flags & constants.IMMUTABLE):
             raise FsError(errno.EPERM)

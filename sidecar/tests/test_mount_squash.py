@@ -5,14 +5,20 @@ import json
 import os
 import sqlite3
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from jfs.errors import VolumeError
+from jfs.format.constants import DIRECTORY, FILE
 from jfs.format.setting import Setting, check_versions, new_setting
 from jfs.fuse.squash import Owner, callers
+from jfs.meta.model.attr import Entry
+from jfs.meta.store.base import DirectoryPage
 from jfs.meta.volume import Caller
 from jfs.mount.config import parse
+from jfs.vfs.directories import Directories, Item
 from mount_parts import JFS, Volume, mounted, really_mounted, run
 
 
@@ -43,6 +49,27 @@ def test_versions_that_exclude_us(member: dict[str, object]) -> None:
     check_versions(setting)
     with pytest.raises(VolumeError, match="volume vol"):
         check_versions(Setting.parse(json.dumps({**setting.members, **member}).encode()))
+
+
+class Page(NamedTuple):
+    names: list[bytes]
+    entries: list[Entry]
+    attrs: None = None
+
+
+async def test_sorted_listing_goes_across_pages() -> None:
+    async def pages() -> AsyncIterator[DirectoryPage]:
+        for names in ([b"m", b"Z"], [b"a", b"m1"]):
+            yield Page(names, [Entry(FILE, 7)] * 2)
+
+    for sort, wanted in ((True, [b".", b"Z", b"a", b"m", b"m1"]), (False, [b".", b"m", b"Z", b"a", b"m1"])):
+        directories = Directories(lambda: 1, sort=sort)
+        handle = directories.open(1, lambda: [Item(b".", 1, DIRECTORY, None)])
+        await handle.start(pages())
+        await handle.fill(2)
+        await handle.fill(9)
+        assert [item.name for item in handle.window(0, 9, freshness=1)] == wanted
+        await handle.close()
 
 
 SQUASH = """\

@@ -187,7 +187,8 @@ def test_info_of_both_clients_on_both_mounts(volume: Volume, tmp_path: Path) -> 
             assert lines([REAL], *options, str(where / name)) == ours
     with really_mounted(volume, tmp_path / "mnt") as where:
         for name in ("d", "d/f"):
-            assert lines(JFS, str(where / name)) == lines([REAL], str(where / name))
+            # The real mount names the paths of a linked file in an order that changes from call to call.
+            assert sorted(lines(JFS, str(where / name))) == sorted(lines([REAL], str(where / name)))
         ended = run(*JFS, "info", str(tmp_path), check=False)
         assert ended.returncode == 1
         assert "is not inside a JuiceFS mount" in ended.stderr

@@ -55,6 +55,7 @@ class Page(NamedTuple):
     names: list[bytes]
     entries: list[Entry]
     attrs: None = None
+    raw_attrs: None = None
 
 
 async def test_sorted_listing_goes_across_pages() -> None:

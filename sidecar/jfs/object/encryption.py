@@ -92,14 +92,6 @@ def load(pem: str, algorithm: str, passphrase: str, volume: str) -> ObjectCipher
     return ObjectCipher(key, algorithm)
 
 
-def check_key(pem: str, passphrase: str) -> None:
-    """ConfigError when *pem* is no RSA private key that *passphrase* opens."""
-    try:
-        _load(pem.encode(), passphrase.encode())
-    except ConfigError as error:
-        raise ConfigError(f"the encryption key cannot be used: {error}") from error
-
-
 def _load(pem: bytes, passphrase: bytes) -> RSAPrivateKey:
     locked = b"ENCRYPTED" in pem  # in the header of either form
     if locked and not passphrase:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.engines.rows import from_row
 from jfs.meta.engines.sqlite.acls import COLUMNS as ACL_COLUMNS
 from jfs.meta.engines.sqlite.acls import from_columns
 from jfs.meta.engines.sqlite.database import SqliteDatabase
 from jfs.meta.engines.sqlite.locks import LockRecords
-from jfs.meta.engines.sqlite.rows import from_row
 from jfs.meta.model.acl import AclKey
 from jfs.meta.model.attr import Entry
 from jfs.meta.model.keys import (

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.engines.rows import COLUMNS, from_row, to_row
 from jfs.meta.engines.sqlite.acls import AclRecords
 from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.engines.sqlite.quotas import QuotaRecords
-from jfs.meta.engines.sqlite.rows import COLUMNS, from_row, to_row
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import (
     ChunkKey,

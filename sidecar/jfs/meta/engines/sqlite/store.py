@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from typing import Any, TypeVar
 
+from jfs.meta.engines.rows import from_row
 from jfs.meta.engines.sqlite import schema
 from jfs.meta.engines.sqlite.database import SqliteDatabase
 from jfs.meta.engines.sqlite.failures import converted
-from jfs.meta.engines.sqlite.rows import from_row
 from jfs.meta.engines.sqlite.transaction import SqliteTx
 from jfs.meta.engines.sqlite.url import SqliteAddress
 from jfs.meta.model.attr import Attr, Entry
@@ -149,6 +149,8 @@ class SqliteStore(TransactionRunner):
             )
             execute(f"UPDATE {self._p}counter SET value=value+? WHERE name=?", (count, counter))
             value: int = execute(f"SELECT value FROM {self._p}counter WHERE name=?", (counter,)).fetchone()[0]
+            if self.change_log is not None and counter != "nextTrash":  # which the real client does not log
+                self._database.records.log([self.change_log.line(incremented(counter, count))])
         return value
 
     async def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

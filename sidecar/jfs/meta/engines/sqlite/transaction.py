@@ -68,3 +68,5 @@ class SqliteTx(TrackedTx):
         for chunk, appended in self.appends.items():
             for packed, existing_only in appended:
                 records.append(chunk, packed, existing_only)
+        if self.journal and self.log is not None:
+            records.log(self.log.lines(self.journal, records.count_slices))

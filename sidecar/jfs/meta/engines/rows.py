@@ -1,4 +1,4 @@
-"""Attributes as a row of the node table, and back (format §4.2.2).
+"""Attributes as a row of the node table of SQL engines, and back (format §4.2.2).
 
 Times are microseconds with the remaining nanoseconds apart; the division truncates toward zero as Go's does, so both parts
 of a time before 1970 may be negative. Reading is microseconds times 1000 plus nanoseconds in every case.

@@ -1,7 +1,7 @@
 """Blocks in the object storage: naming, compression, retries, time-outs, bounded concurrency (format §6.2, §6.3, §6.6).
 
-Place in the flow: writer and reader → here → `jfs.object`. Invariant: a block is immutable once put, so a
-repeated put is harmless.
+Place in the flow: writer and reader → here → `chunk.local` (what this machine keeps) and `jfs.object`. Invariant: a block is immutable
+once put, so a repeated put is harmless, and a kept copy never grows old.
 Concurrency: at most `max_uploads` puts and deletes and `max_downloads` gets are at the storage at once; compression of more
 than 64 KiB runs in threads. Nothing else is shared between the calls.
 Errors: ObjectNotFound at once, ObjectUnavailable (ObjectForbidden) after all tries.
@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from jfs.chunk.compression import codec
-from jfs.chunk.naming import block_key, block_length, slice_keys
+from jfs.chunk.local.interface import LocalCache
+from jfs.chunk.local.staging import Staging
+from jfs.chunk.naming import block_count, block_key, block_length, slice_keys
 from jfs.chunk.rate import RateLimit
 from jfs.errors import ObjectError, ObjectNotFound, ObjectUnavailable, StorageFull
 from jfs.object.base import Data, ObjectStorage
 
 log = logging.getLogger(__name__)
 _TRIES_WHEN_FULL: Final = 3  # a few seconds, in which a deletion may make room; then the writer is told
+_STAGED_TRIES: Final = 3  # of a staged block, before it waits its turn again
 _THREAD_FROM: Final = 64 << 10  # bytes; compressing less takes less time than a hop to a thread
 
 # Called after each request: method (GET, PUT, DELETE), seconds, object bytes, whether it succeeded.
@@ -62,8 +65,11 @@ class BlockStore:
         limits: BlockLimits | None = None,
         *,
         observe: Observer | None = None,
+        cache: LocalCache | None = None,
     ) -> None:
         self.storage = storage
+        self.cache = cache
+        self.staging: Staging | None = None  # with writeback
         self.format = format or BlockFormat()
         self.limits = limits or BlockLimits()
         self.block_size = self.format.block_size
@@ -78,6 +84,8 @@ class BlockStore:
 
     async def put_block(self, slice_id: int, indx: int, block: Data) -> None:
         """Store block *indx* of a slice; *block* must not change until this returns."""
+        if self.staging is not None and await self.staging.stage(slice_id, indx, block):
+            return
         key = block_key(slice_id, indx, len(block), hash_prefix=self._hash_prefix)
         async with self._uploads:
             content = block
@@ -87,8 +95,18 @@ class BlockStore:
                 else:
                     content = await asyncio.get_running_loop().run_in_executor(None, self._codec.compress, block)
             await self._put(key, content)
+        if self.cache is not None and not self.cheap_ranges and self.cache.keeps_written(len(block)):
+            self.cache.put(slice_id, indx, bytes(block))
 
-    async def _put(self, key: str, content: Data) -> None:
+    async def upload(self, key: str, block: Data) -> None:
+        """Store a staged block under its object's *key*; ObjectError after a few tries."""
+        async with self._uploads:
+            content = block
+            if self._codec is not None:
+                content = await asyncio.get_running_loop().run_in_executor(None, self._codec.compress, block)
+            await self._put(key, content, _STAGED_TRIES)
+
+    async def _put(self, key: str, content: Data, tries: int | None = None) -> None:
         tried = 0
         while True:
             if self.limits.upload_rate is not None:
@@ -100,24 +118,72 @@ class BlockStore:
             except (ObjectError, TimeoutError) as error:
                 self._note("PUT", began, 0, False)
                 tried += 1
-                await self._before_again("store", key, tried, error, self.limits.put_timeout)
+                await self._before_again("store", key, tried, error, self.limits.put_timeout, tries)
             else:
                 self._note("PUT", began, len(content), True)
                 return
 
-    async def get_block(self, slice_id: int, size: int, indx: int) -> Data:
-        """The whole block *indx* of a slice of *size* bytes."""
+    async def get_block(self, slice_id: int, size: int, indx: int, *, keep: bool = True) -> Data:
+        """The whole block *indx* of a slice of *size* bytes; with *keep* the local cache gets it too."""
         length = block_length(size, indx, self.block_size)
-        return await self._get(block_key(slice_id, indx, length, hash_prefix=self._hash_prefix), 0, length)
+        cache = self.cache
+        if cache is not None:
+            data = await cache.read(slice_id, indx, length, 0, length)
+            if data is not None:
+                return data
+            cache.missed(length)
+        block = await self._get(block_key(slice_id, indx, length, hash_prefix=self._hash_prefix), 0, length)
+        if cache is not None and keep and not self.cheap_ranges:
+            cache.put(slice_id, indx, block)
+        return block
 
-    async def get_range(self, slice_id: int, size: int, indx: int, offset: int, length: int) -> Data:
-        """Bytes [offset, offset+length) of a block that is stored uncompressed, by one ranged request."""
+    async def get_range(
+        self, slice_id: int, size: int, indx: int, offset: int, length: int, *, looked: bool = False
+    ) -> Data:
+        """Bytes [offset, offset+length) of a block that is stored uncompressed, by one ranged request, unless they are in the local cache;
+        *looked*: it was asked already."""
         full = block_length(size, indx, self.block_size)
         key = block_key(slice_id, indx, full, hash_prefix=self._hash_prefix)
-        return await self._get(key, offset, length)
+        cache = self.cache
+        if cache is None:
+            return await self._get(key, offset, length)
+        if not looked:
+            data = await cache.read(slice_id, indx, full, offset, length, known=self.cheap_ranges)
+            if data is not None:
+                return data
+        cache.missed(length)
+        try:
+            return await self._get(key, offset, length)
+        except ObjectNotFound:  # staged by another mount of this machine, perhaps
+            data = await cache.read(slice_id, indx, full, offset, length) if self.cheap_ranges else None
+            if data is None:
+                raise
+            return data
+
+    async def cached(self, slice_id: int, size: int, indx: int, offset: int, length: int) -> Data | None:
+        """Bytes of a block if the local cache has them."""
+        if self.cache is None:
+            return None
+        full = block_length(size, indx, self.block_size)
+        return await self.cache.read(slice_id, indx, full, offset, length)
+
+    async def fill(self, slice_id: int, size: int, indx: int) -> None:
+        """Have a block in the local cache, if that takes it. ObjectError."""
+        length = block_length(size, indx, self.block_size)
+        cache = self.cache
+        if cache is None or not cache.takes(length) or cache.where(slice_id, indx, length) is not None:
+            return
+        block = await self._get(block_key(slice_id, indx, length, hash_prefix=self._hash_prefix), 0, length)
+        await cache.room()
+        cache.put(slice_id, indx, block)
 
     async def delete_slice(self, slice_id: int, size: int) -> None:
         """Delete all blocks of a slice of *size* bytes; missing ones are success. Raises the first error after having tried all."""
+        for indx in range(block_count(size, self.block_size)):
+            if self.staging is not None:
+                await self.staging.forget(slice_id, indx)
+            if self.cache is not None:
+                self.cache.remove(slice_id, indx, block_length(size, indx, self.block_size))
         keys = list(slice_keys(slice_id, size, self.block_size, hash_prefix=self._hash_prefix))
         if len(keys) == 1:
             await self._delete(keys[0])
@@ -128,7 +194,11 @@ class BlockStore:
                 raise outcome
 
     async def close(self) -> None:
-        """Close the storage."""
+        """Close the local cache and the storage."""
+        if self.staging is not None:
+            await self.staging.close()
+        if self.cache is not None:
+            await self.cache.close()
         await self.storage.close()
 
     async def _get(self, key: str, offset: int, length: int) -> Data:
@@ -203,11 +273,13 @@ class BlockStore:
                 raise
         self._note("DELETE", began, 0, True)
 
-    async def _before_again(self, action: str, key: str, tried: int, error: Exception, timeout: float) -> None:
+    async def _before_again(
+        self, action: str, key: str, tried: int, error: Exception, timeout: float, most: int | None = None
+    ) -> None:
         """Wait before the next try, or raise when there is none left."""
         if isinstance(error, TimeoutError):
             error = ObjectUnavailable(f"no answer within {timeout:g} s from {self.storage.describe()} for {key}")
-        tries = self.limits.io_retries + 1
+        tries = most or self.limits.io_retries + 1
         if isinstance(error, StorageFull):
             tries = min(tries, _TRIES_WHEN_FULL)
         if tried >= tries:

@@ -106,7 +106,7 @@ class _Source:
         whole = self._whole.get(name)
         wanted = sum(part.length for part in group)
         if whole is None and (not self._blocks.seekable or wanted * _WHOLE_FROM >= length or len(group) > READS):
-            whole = await self._blocks.get_block(first.id, first.size, first.indx)
+            whole = await self._blocks.get_block(first.id, first.size, first.indx, keep=False)
             self._whole[name] = whole
             if len(self._whole) > _KEPT:
                 self._whole.popitem(last=False)

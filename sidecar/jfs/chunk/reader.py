@@ -1,6 +1,6 @@
 """The reader of a mount: from a range of a file to bytes, by way of the chunk's view, blocks and read-ahead (format §6.4, §6.5).
 
-Place in the flow: `vfs` → here → `SliceSource` (records), `block_cache`, `blocks` (storage).
+Place in the flow: `vfs` → here → `SliceSource` (records), `block_cache`, `blocks` (local cache, storage).
 Invariants: bytes at or past the file's length are never returned; what no record covers is zero; data that a record names
 are either returned as they were written or the read fails. An object that is missing means that the chunk has been compacted
 since its records were read: they are read again.
@@ -23,6 +23,7 @@ from jfs.chunk.budget import Budget
 from jfs.chunk.interfaces import SliceSource
 from jfs.chunk.memory import give_back
 from jfs.chunk.naming import block_length
+from jfs.chunk.prefetch import Prefetcher
 from jfs.chunk.readahead import Stream, Streams
 from jfs.errors import FsError, ObjectError, ObjectNotFound
 from jfs.format.constants import CHUNK
@@ -84,7 +85,12 @@ class Reader:
     """Reads of a whole mount."""
 
     def __init__(
-        self, blocks: BlockStore, source: SliceSource, budget: Budget, limits: ReadLimits | None = None
+        self,
+        blocks: BlockStore,
+        source: SliceSource,
+        budget: Budget,
+        limits: ReadLimits | None = None,
+        prefetcher: Prefetcher | None = None,
     ) -> None:
         self.blocks = blocks
         self._source = source
@@ -93,6 +99,7 @@ class Reader:
         wanted = self._limits.max_readahead
         self.max_readahead = min(8 * blocks.block_size if wanted is None else wanted, budget.limit * 4 // 5)
         self.cache = BlockCache(budget)
+        self._prefetcher = prefetcher
         self._views: OrderedDict[tuple[int, int], _View] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flights: dict[tuple[int, int], asyncio.Task[Data]] = {}
@@ -118,6 +125,8 @@ class Reader:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._prefetcher is not None:
+            await self._prefetcher.close()
         tasks = [*self._tasks, *self._flights.values()]
         for task in tasks:
             task.cancel()
@@ -233,10 +242,16 @@ class Reader:
     ) -> Data:
         blocks = self.blocks
         if blocks.cheap_ranges:
+            if self._prefetcher is not None:
+                self._prefetcher.want(slice_id, size, indx)
             return await blocks.get_range(slice_id, size, indx, begin, count)
         name = (slice_id, indx)
         block = self.cache.get(name)
         if block is None:
+            if blocks.cache is not None:
+                data = await blocks.cached(slice_id, size, indx, begin, count)
+                if data is not None:
+                    return data
             # A random read of a quarter block or less is one ranged request; what begins a block or a stream is the whole block.
             if (
                 blocks.seekable
@@ -245,7 +260,9 @@ class Reader:
                 and count <= block_length(size, indx, blocks.block_size) // 4
                 and name not in self._flights
             ):
-                return await blocks.get_range(slice_id, size, indx, begin, count)
+                if self._prefetcher is not None:
+                    self._prefetcher.want(slice_id, size, indx)
+                return await blocks.get_range(slice_id, size, indx, begin, count, looked=True)
             # Shielded: others may wait for the same flight, and the block is of use even when the asker has gone.
             block = await asyncio.shield(self._flight(slice_id, size, indx))
         if whole_blocks and begin + count == len(block):
@@ -310,6 +327,7 @@ class Reader:
 
     def _fetch_ahead(self, view: _View, pos: int, count: int) -> None:
         block_size = self.blocks.block_size
+        local = self.blocks.cache
         end = pos + count
         at = max(bisect_right(view.starts, pos) - 1, 0)
         for segment in view.segments[at:]:
@@ -321,7 +339,7 @@ class Reader:
             last = segment.off + min(end - segment.pos, segment.len)
             for indx in range(first // block_size, -(-last // block_size)):
                 name = (segment.id, indx)
-                if name not in self.cache:
+                if name not in self.cache and (local is None or not local.has(segment.id, indx)):
                     self._flight(segment.id, segment.size, indx)
 
 

@@ -2,9 +2,8 @@
 
 Invariant: a file under an object's name is complete: it is written under `.<name>.tmp<number>` in the same directory and
 renamed. Like the real client it is not synced to the disk: what a machine's crash may take is the directory's own promise.
-Concurrency: small reads and writes run in the loop, because an executor hop (75 µs) costs more than they do. A read that the
-kernel must wait for (RWF_NOWAIT tells) runs there too while the disk answers within a millisecond, else in a thread; writes of
-more than 64 KiB always do, for allocating new pages of a file takes milliseconds per block.
+Concurrency: small reads (`pread`) and writes run in the loop, because an executor hop (75 µs) costs more than they do; writes of
+more than 64 KiB run in threads, for allocating new pages of a file takes milliseconds per block.
 """
 
 import asyncio
@@ -14,18 +13,14 @@ import os
 import random
 import re
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, TypeAlias
 
 from jfs.errors import ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable, StorageFull
 from jfs.object.base import Data, ObjectInfo
+from jfs.object.pread import FileReads
 
 INLINE_WRITE: Final = 64 << 10  # bytes; up to here a write takes less than an executor hop
-INLINE_COLD: Final = 128 << 10  # bytes; a fast disk reads this in less time than an executor hop takes
-SLOW: Final = 1e-3  # seconds; a disk that needs longer for it is not fast …
-CAUTION: Final = 100  # … and so many reads go to threads before it is tried again
-INLINE_READ: Final = 1 << 20  # bytes; a cached read of this size takes about 100 µs
 _Names: TypeAlias = list[str]
 _Page: TypeAlias = list[ObjectInfo]  # inside the class `list` is a method
 _TEMPORARY: Final = re.compile(r"\..*\.tmp\d+\Z", re.DOTALL)
@@ -39,7 +34,7 @@ class FileStorage:
 
     def __init__(self, root: str) -> None:
         self._root = root if root.endswith("/") else root + "/"
-        self._cautious = 0  # how many reads that miss the page cache are still to go to a thread
+        self._reads = FileReads()
 
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         try:
@@ -49,33 +44,11 @@ class FileStorage:
         try:
             if size < 0:
                 size = max(os.fstat(fd).st_size - offset, 0)
-            if size <= INLINE_READ:
-                buffer = bytearray(size)
-                try:
-                    got = os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT)
-                except OSError as error:  # EAGAIN: not in the page cache; EOPNOTSUPP: the file system cannot tell
-                    if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS):
-                        raise
-                    got = -1
-                if got == size:
-                    return buffer
-                # A short answer is the end of the object or of what is cached: only an ordinary read tells which.
-                if size <= INLINE_COLD and not self._cautious:
-                    return self._read_cold(fd, offset, size)
-                self._cautious = max(self._cautious - 1, 0)
-            return await asyncio.get_running_loop().run_in_executor(None, _read_all, fd, offset, size)
+            return await self._reads.read(fd, offset, size)
         except OSError as error:
             raise self._explain(error, "read", key) from error
         finally:
             os.close(fd)
-
-    def _read_cold(self, fd: int, offset: int, size: int) -> bytes:
-        """Read from the disk in the loop, and see whether that was a good idea."""
-        began = time.perf_counter()
-        data = _read_all(fd, offset, size)
-        if time.perf_counter() - began > SLOW:
-            self._cautious = CAUTION
-        return data
 
     async def put(self, key: str, data: Data) -> None:
         try:
@@ -223,15 +196,3 @@ def _may_match(name: str, prefix: str, after: str) -> bool:
             raw > behind[: len(raw)] or behind.startswith(raw)
         )
     return raw.startswith(wanted) and raw > behind
-
-
-def _read_all(fd: int, offset: int, size: int) -> bytes:
-    data = os.pread(fd, size, offset)
-    if len(data) == size or not data:
-        return data
-    pieces = [data]
-    got = len(data)
-    while got < size and (data := os.pread(fd, size - got, offset + got)):
-        pieces.append(data)
-        got += len(data)
-    return b"".join(pieces)

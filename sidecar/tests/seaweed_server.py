@@ -51,12 +51,15 @@ class SeaweedServer:
         (self.directory / "s3.json").write_text(json.dumps(config))
         names = ("master", "volume", "filer", "s3")
         ports = free_ports(2 * len(names) + 1)
-        arguments = [f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)]
-        arguments += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=False)]
+        self._ports = [f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)]
+        self._ports += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=False)]
         self.port = ports[3]
         self.log = self.directory / "weed.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
                 [
                     os.path.join(os.path.dirname(sys.executable), "weed"),
                     *("server", f"-dir={self.directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"),
@@ -67,7 +70,7 @@ class SeaweedServer:
                         "-s3.port.iceberg=0",
                         "-s3.port.lance=0",
                     ),
-                    *("-master.volumeSizeLimitMB=64", "-volume.max=60", "-volume.minFreeSpace=100MiB", *arguments),
+                    *("-master.volumeSizeLimitMB=64", "-volume.max=60", "-volume.minFreeSpace=100MiB", *self._ports),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -110,8 +113,16 @@ class SeaweedServer:
                     if error.code != 409:  # the bucket is there
                         raise OSError(f"{path}: {error.code} {error.read()[:300]!r}") from None
 
-    def stop(self) -> None:
-        """End the server and remove its files. It takes long to end by itself, and what it holds is of no use."""
+    def kill(self) -> None:
+        """SIGKILL; the files stay."""
         self.process.kill()
         self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again after `kill`, with the same files and ports; `wait` tells when it answers."""
+        self.process = self._start()
+
+    def stop(self) -> None:
+        """End the server and remove its files. It takes long to end by itself, and what it holds is of no use."""
+        self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""The directory of one mount's surviving state: taken by one process at a time, adopted by its successor, removed at a clean end.
+
+    handles   what is open (`handle_table`); its header says which volume and session it belongs to
+    journal   changes under way (`journal`)
+    lock      held with flock(2) by the process that serves, so that two never do
+
+It holds no secrets. Invariant: a state of another volume, or without a connection that would need it, is never used: it is begun
+anew. One event loop.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from contextlib import suppress
+
+from jfs.errors import ConfigError
+from jfs.survival.handle_table import HandleTable
+from jfs.survival.journal import Journal
+
+_FILES = ("handles", "journal", "lock")
+
+
+class StateDirectory:
+    """See the module. *path* None: everything is kept in memory, and ends with the process."""
+
+    def __init__(self, path: str | None = None) -> None:
+        """Take the directory, which is made when it is missing. ConfigError when it cannot be used or another process has it."""
+        self.path = path
+        self._lock = -1
+        if path is None:
+            self.handles, self.journal = HandleTable(), Journal()
+            return
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            self._lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.handles = HandleTable(os.path.join(path, "handles"))
+            self.journal = Journal(os.path.join(path, "journal"))
+        except OSError as error:
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+            if error.errno == errno.EWOULDBLOCK:
+                raise ConfigError(f"the state in {path} is in use: another process serves this mount") from error
+            raise ConfigError(f"the state directory {path} cannot be used: {os.strerror(error.errno or 0)}") from error
+
+    def session(self, uuid: str) -> int:
+        """The session of volume *uuid* that the predecessor served; 0 when there is none to go on with."""
+        raw = self.handles.owner.rstrip(b"\0")
+        if not raw:
+            return 0
+        try:
+            left = json.loads(raw)
+            return int(left["sid"]) if left["uuid"] == uuid else 0
+        except (ValueError, KeyError, TypeError):
+            return 0
+
+    def begin(self, uuid: str, sid: int) -> None:
+        """From now on the state is that of session *sid* of volume *uuid*."""
+        self.handles.owner = json.dumps({"uuid": uuid, "sid": sid}).encode().ljust(128, b"\0")
+
+    def clear(self) -> None:
+        """Forget a predecessor."""
+        self.handles.clear()
+        self.journal.clear()
+
+    def close(self, *, keep: bool) -> None:
+        """Give the directory up, and unless a successor is to *keep* it remove what is in it. Idempotent."""
+        self.handles.close()
+        self.journal.close()
+        if self.path is not None and not keep and self._lock >= 0:
+            for name in _FILES:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.path, name))
+            with suppress(OSError):  # somebody put something else there
+                os.rmdir(self.path)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

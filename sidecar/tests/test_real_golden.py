@@ -27,6 +27,7 @@ READABLE = (
     "redis-hash",
     "redis-live",
     "redis-trash-lz4",
+    "redis-changelog",
     "redis-clone",
     "redis-quota",
     "redis-upgraded",
@@ -39,7 +40,6 @@ READABLE = (
 )
 WITH_ACLS = ("redis-acl", "sqlite-acl-quota")  # only one host can
 REFUSED = {
-    "redis-changelog": "change log",
     "redis-tier": "tier",
 }
 TYPES = {

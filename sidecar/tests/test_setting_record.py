@@ -105,7 +105,6 @@ def test_what_is_no_setting_is_refused(raw: bytes) -> None:
         ({"MinClientVersion": "9.0.0-A"}, "demands a client of version 9.0.0-A or newer"),
         ({"MaxClientVersion": "1.0.0"}, "demands a client of version 1.0.0 or older"),
         ({"EncryptKey": "pem", "EncryptAlgo": "sm4gcm"}, "is encrypted with sm4gcm"),
-        ({"ChangeLog": True}, "uses the metadata change log"),
         ({"Tiers": {"0": {}, "1": {}}}, "uses storage tiers"),
         ({"KerbConf": "x"}, "uses Kerberos"),
     ],
@@ -119,7 +118,6 @@ def test_volumes_that_must_not_be_touched(changes: dict[str, Any], sentence: str
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("redis-changelog", "change log"),
         ("redis-tier", "storage tiers"),
     ],
 )

@@ -16,6 +16,7 @@ from jfs.meta.model.keys import (
     SustainedKey,
     SymlinkKey,
 )
+from jfs.meta.operations import journal
 from jfs.meta.operations.content import drop_chunks
 from jfs.meta.operations.removal import forget, release_sustained
 from jfs.meta.operations.rules import SECOND, new_attr
@@ -27,6 +28,8 @@ def add_links(ino: int, difference: int) -> Fix:
         (attr,) = await tx.get(NodeKey(ino))
         if attr is not None:
             tx.put(NodeKey(ino), attr._replace(nlink=max(attr.nlink + difference, 0)))
+            if attr.kind == DIRECTORY:
+                journal.repaired_directory(tx, ino)
 
     return fix
 
@@ -73,6 +76,7 @@ def set_usage(ino: int, kept: DirStat | None, right: DirStat) -> Fix:
             tx.put(DirStatKey(ino), right)
         else:
             tx.add_stat(DirStatKey(ino), DirStat(*(b - a for a, b in zip(kept, right, strict=True))))
+        journal.counted(tx, ino, right)
 
     return fix
 
@@ -94,6 +98,7 @@ def make_directory(ino: int, parent: int, mode: int, subdirectories: int, now: i
         if node is None:
             attr = new_attr(DIRECTORY, mode, 0, 0, now * SECOND, parent)
             tx.put(NodeKey(ino), attr._replace(nlink=2 + subdirectories))
+            journal.repaired_directory(tx, ino)
 
     return fix
 

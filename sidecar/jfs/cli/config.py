@@ -49,6 +49,11 @@ def _options() -> dict[str, Option]:
             raise ConfigError(f"option {option}: {text!r} is not a whole number")
         return int(text)
 
+    def seconds(option: str, text: str) -> int:
+        from jfs.mount.units import duration
+
+        return int(duration(option, text))
+
     def version(option: str, text: str) -> str:
         from jfs.format.versions import parse_version
 
@@ -62,6 +67,11 @@ def _options() -> dict[str, Option]:
         "trash-days": Option("TrashDays", count, "days that removed files are kept"),
         "dir-stats": Option("DirStats", None, "keep the usage of each directory; --dir-stats=false to stop"),
         "user-group-quota": Option("UserGroupQuota", None, "keep the usage of users and groups, and their quotas"),
+        "changelog": Option("ChangeLog", None, "log every change of metadata for programs that follow the volume"),
+        "changelog-max-age": Option(
+            "ChangeLogMaxAge", seconds, "how long entries of the change log are kept, like 2h [0: for ever]"
+        ),
+        "changelog-max-lines": Option("ChangeLogMaxLines", count, "how many of them are kept [0: all]"),
         "enable-acl": Option("EnableACL", None, "POSIX ACLs, for good"),
         "min-client-version": Option(
             "MinClientVersion", version, "oldest client that may use the volume; never lowered"
@@ -82,13 +92,11 @@ _SWITCHES: Final = {
 _REFUSED: Final = {
     "tag": "object tags",
     "tier": "storage tiers",
-    "changelog": "the metadata change log",
-    "changelog-max-age": "the metadata change log",
-    "changelog-max-lines": "the metadata change log",
     "ranger-rest-url": "Apache Ranger permissions",
     "ranger-service": "Apache Ranger permissions",
     "kerberos-config-file": "Kerberos",
 }
+_LOG_AGE: Final = 7200  # seconds that entries are kept when the log is turned on
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -184,6 +192,8 @@ def changed(old: "Setting", given: Mapping[str, Any]) -> "Setting":
     lowest = members.get("MinClientVersion")
     if lowest is not None and old.min_client_version and (not lowest or is_older(lowest, old.min_client_version)):
         raise ConfigError(f"min-client-version cannot be lowered from {old.min_client_version} to {lowest or 'none'}")
+    if members.get("ChangeLog") and not old.change_log:
+        members.setdefault("ChangeLogMaxAge", old.change_log_age or _LOG_AGE)
     if "EnableACL" in members:
         new = new.replaced(**{k: v for k, v in members.items() if k != "EnableACL"})
         return new.replaced(**acl_members(new, members["EnableACL"]))
@@ -207,9 +217,11 @@ def differences(old: "Setting", new: "Setting", given: Mapping[str, Any]) -> lis
             return size_text(value or 0)
         if member in ("UploadLimit", "DownloadLimit"):
             return f"{float(value or 0):.1f} Mbps"
-        if isinstance(value, bool) or member in ("DirStats", "UserGroupQuota", "EnableACL"):
+        if isinstance(value, bool) or member in ("DirStats", "UserGroupQuota", "EnableACL", "ChangeLog"):
             return "true" if value else "false"
-        return str(value or ("" if member not in ("Inodes", "TrashDays") else 0))
+        if member == "ChangeLogMaxAge":
+            return f"{value or 0}s"
+        return str(value or ("" if member not in ("Inodes", "TrashDays", "ChangeLogMaxLines") else 0))
 
     lines = []
     for member, name in names.items():
@@ -277,6 +289,7 @@ async def _try_storage(setting: "Setting") -> None:
 async def _write(store: "Store", old: "Setting", new: "Setting") -> None:
     """Write the record, and count what the volume keeps from now on."""
     from jfs.meta.model.keys import SettingKey
+    from jfs.meta.operations import journal
     from jfs.meta.store.base import Tx
     from jfs.meta.volume.quotas import enable_owners
     from jfs.meta.volume.summary import count_directories
@@ -291,4 +304,10 @@ async def _write(store: "Store", old: "Setting", new: "Setting") -> None:
     if new.user_group_quota and not old.user_group_quota:
         await enable_owners(store)
     if new.dir_stats and not old.dir_stats:
+        if store.change_log is not None:
+
+            async def begin(tx: Tx) -> None:
+                journal.note(tx, "INIT_ENABLE_DIRSTATS()")
+
+            await store.run(begin)
         await count_directories(store)

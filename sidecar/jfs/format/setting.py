@@ -239,6 +239,21 @@ class Setting:
         return bool(self.members.get("EnableACL"))
 
     @property
+    def change_log(self) -> bool:
+        """Whether every change of metadata is logged for followers."""
+        return bool(self.members.get("ChangeLog"))
+
+    @property
+    def change_log_age(self) -> int:
+        """Seconds that entries of the change log are kept, 0 for ever."""
+        return self._number("ChangeLogMaxAge")
+
+    @property
+    def change_log_lines(self) -> int:
+        """How many entries of the change log are kept, 0 for all."""
+        return self._number("ChangeLogMaxLines")
+
+    @property
     def upload_limit(self) -> int:
         """Mbit/s, 0 for none."""
         return self._number("UploadLimit")
@@ -394,7 +409,6 @@ def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
 
 
 _UNSUPPORTED: Final = {
-    "ChangeLog": "the metadata change log",
     "RangerRestUrl": "Apache Ranger permissions",
     "KerbConf": "Kerberos",
 }

@@ -8,6 +8,7 @@ from jfs.format.constants import APPEND, DIRECTORY, IMMUTABLE
 from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import WRITE, Caller, granted
 from jfs.meta.operations.acls import Acls, Numbered, number, rule_of
@@ -59,7 +60,25 @@ async def setattr(
             quotas.change_owner(tx, node, attr, common.usage(node).space)
         attr = common.with_ctime(attr, now)
         tx.put(NodeKey(ino), attr)
+        if tx.journal is not None:
+            journal.changed(tx, now, ino, _bits(change), attr)
     return attr, numbered
+
+
+def _bits(change: AttrChange) -> int:
+    """What *change* asks for, in the change log's bits."""
+    bits = 0
+    for wanted, bit, now_bit in (
+        (change.mode, journal.MODE, 0),
+        (change.uid, journal.UID, 0),
+        (change.gid, journal.GID, 0),
+        (change.atime, journal.ATIME, journal.ATIME_NOW),
+        (change.mtime, journal.MTIME, journal.MTIME_NOW),
+        (change.flags, journal.FLAGS, 0),
+    ):
+        if wanted is not None:
+            bits |= bit | (now_bit if wanted == NOW else 0)
+    return bits
 
 
 def _check_flagged(node: Attr, change: AttrChange) -> None:
@@ -132,6 +151,7 @@ async def touch_atime(tx: Tx, ino: int, now: int) -> Attr | None:
     seconds, nanoseconds = divmod(now, SECOND)
     attr = node._replace(atime=seconds, atimensec=nanoseconds)
     tx.put(NodeKey(ino), attr)
+    journal.accessed(tx, now, ino)
     return attr
 
 

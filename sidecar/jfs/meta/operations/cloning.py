@@ -25,6 +25,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import EXECUTE, READ, Caller
 from jfs.meta.operations.acls import Numbered, number, permit, rule_of
@@ -77,9 +78,11 @@ async def copy_node(
     preserve: bool,
     umask: int,
     chunks: Chunks | None = None,
+    entry: tuple[int, bytes] | None = None,
 ) -> Copy:
     """Copy inode *source*, a directory without its entries. With *preserve* it keeps mode, owner and times, else it is the caller's,
-    made now. The directory of *place* is one of the clone: it is not checked, and keeps its times. FsError: ENOENT, EACCES, ENOSPC,
+    made now. The directory of *place* is one of the clone: it is not checked, and keeps its times. *entry* (directory, name) is the
+    clone's own, given for its top. FsError: ENOENT, EACCES, ENOSPC,
     EDQUOT."""
     node, first, target = await tx.get(NodeKey(source), ChunkKey(source, 0), SymlinkKey(source))
     if node is None:
@@ -113,6 +116,9 @@ async def copy_node(
     else:
         tx.put(DetachedKey(place.ino), now // SECOND)
     common.count_volume(tx, rules, attr, stat.space, 1)
+    folder, name = entry or place[1:]
+    mode = PRESERVE if preserve else 0
+    journal.cloned(tx, now, source, folder, name, place.ino, mode, umask, top=entry is not None)
     return Copy(attr, acl)
 
 
@@ -195,6 +201,7 @@ async def attach(
     await common.count(tx, rules, parent, stat)
     if rules.quotas is not None:
         await rules.quotas.charge(tx, parent, total.space - stat.space, total.inodes - stat.inodes)
+    journal.attached(tx, now, ino, parent, name)
     return attr, common.touch(tx, parent, directory, now, rules, links=1)
 
 
@@ -215,7 +222,9 @@ async def attach_copy(
     if node is None:
         raise FsError(errno.ENOENT)
     directory = await check_target(tx, caller, rules, place.parent, place.name, common.usage(node))
-    copy = await copy_node(tx, caller, rules, source, place, now, preserve=preserve, umask=umask, chunks=chunks)
+    copy = await copy_node(
+        *(tx, caller, rules, source, place, now), preserve=preserve, umask=umask, chunks=chunks, entry=place[1:]
+    )
     return copy, common.touch(tx, place.parent, directory, now, rules)
 
 
@@ -232,5 +241,6 @@ async def drop_detached(tx: Tx, rules: Rules, ino: int) -> None:
     tx.delete(NodeKey(ino))
     tx.clear_xattrs(ino)
     tx.delete(DirStatKey(ino))
+    journal.cleaned(tx, ino)
     stat = common.usage(node)
     common.count_volume(tx, rules, node, -stat.space, -stat.inodes)

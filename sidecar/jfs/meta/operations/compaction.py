@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from jfs.format.slices import Segment, Slice, unpack, view
 from jfs.meta.model.keys import ChunkKey, DelayedKey, SliceRefKey
+from jfs.meta.operations import journal
 from jfs.meta.store.base import Tx
 
 MAX_RECORDS: Final = 1000  # of a list that one compaction looks at
@@ -105,6 +106,7 @@ async def replace(
     tx.put(key, kept + record.pack() + raw[len(head) :])
     tx.put(SliceRefKey(new_id, made.size), 1)
     freed = {(old.id, old.size) for old in made.replaced if old.id}
+    journal.compacted(tx, key, len(made.skipped), len(made.replaced), made.pos, new_id, made.size)
     if delay_from is not None:
         if freed:
             tx.put(DelayedKey(new_id, delay_from), delayed_records(made.replaced))

@@ -12,6 +12,7 @@ from jfs.format.constants import APPEND, CHUNK, FILE, IMMUTABLE, MAX_FILE, align
 from jfs.format.slices import Slice, unpack
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import ChunkKey, DeletedFileKey, DirStat, NodeKey, SliceRefKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import WRITE, Caller
 from jfs.meta.operations.acls import permit
@@ -46,6 +47,7 @@ async def commit_slice(tx: Tx, rules: Rules, ino: int, indx: int, record: Slice,
     if record.id:
         tx.put(SliceRefKey(record.id, record.size), 1)
     await count_growth(tx, rules, ino, node, length)
+    journal.wrote(tx, now, ChunkKey(ino, indx), record.pos, record.id, record.len, mtime)
     return Written(node, attr, grown)
 
 
@@ -84,6 +86,7 @@ async def truncate(
     attr = common.with_mtime(node._replace(length=length), now, now)
     tx.put(NodeKey(ino), attr)
     await count_growth(tx, rules, ino, node, length)
+    journal.truncated(tx, now, ino, node.length, length, opened=opened)
     return Written(node, attr, grown)
 
 
@@ -155,6 +158,7 @@ async def drop_chunks(tx: Tx, chunks: Sequence[tuple[int, int]], queue: Sequence
             elif record.pos + record.len == CHUNK:
                 cut.add(key.ino)  # a truncation reached over the chunk's end: lists of later chunks may have stayed
         tx.delete(key)
+        journal.dropped_chunk(tx, key)
     for entry in queue:
         if entry.ino not in cut:
             tx.delete(entry)
@@ -164,3 +168,4 @@ async def drop_chunks(tx: Tx, chunks: Sequence[tuple[int, int]], queue: Sequence
 async def drop_slice(tx: Tx, id: int, size: int) -> None:
     """Remove the reference record of a slice whose objects are deleted."""
     tx.delete(SliceRefKey(id, size))
+    journal.deleted_slice(tx, id, size)

@@ -7,6 +7,7 @@ from jfs.errors import FsError
 from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, MAX_SYMLINK, SKIP_TRASH, SYMLINK, TRASH, align4k
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import DirStat, DirStatKey, EdgeKey, NodeKey, ParentKey, SymlinkKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller
 from jfs.meta.operations.acls import Numbered, mode_for, number, rule_of
@@ -87,10 +88,18 @@ async def make(
     if new.kind == DIRECTORY:
         links = 1
         tx.put(DirStatKey(new.ino), DirStat(0, 0, 0))  # even when the volume keeps no usage, as the real client does
-    directory = common.touch(tx, parent, directory, now, rules, links=links)
+    touched = common.touch(tx, parent, directory, now, rules, links=links)
     await common.count(tx, rules, parent, common.usage(attr))
     common.count_volume(tx, rules, attr, space, 1)
-    return Made(new.ino, attr, directory, True, acl)
+    if tx.journal is not None:
+        asked = new.mode if rules.acls is not None else new.mode & ~caller.umask
+        owner = caller.uid, caller.gid
+        umask = 0 if new.kind == SYMLINK else caller.umask
+        journal.created(
+            *(tx, now, parent, name, owner, new.kind, asked, umask, new.target, new.ino),
+            touched=touched is not directory,
+        )
+    return Made(new.ino, attr, touched, True, acl)
 
 
 def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int) -> Attr:
@@ -132,6 +141,7 @@ async def make_hour_directory(tx: Tx, rules: Rules, name: bytes, ino: int, now: 
     common.count_volume(
         tx, rules, attr, align4k(0), 1
     )  # hour directories count, their parent's times and usage do not change
+    journal.created(tx, now, TRASH, name, (0, 0), DIRECTORY, 0o555, 0, b"", ino, touched=False)
     return ino
 
 
@@ -167,9 +177,10 @@ async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name
     if node.parent:
         tx.add(ParentKey(ino, node.parent), 1)
     tx.add(ParentKey(ino, parent), 1)
-    directory = common.touch(tx, parent, directory, now, rules)
+    touched = common.touch(tx, parent, directory, now, rules)
     await common.count(tx, rules, parent, stat)
-    return Linked(attr, directory)
+    journal.linked(tx, now, ino, parent, name, attr.nlink, touched=touched is not directory)
+    return Linked(attr, touched)
 
 
 def check_link(parent: int, name: bytes) -> None:

@@ -5,7 +5,7 @@ the kernel gives: for fcntl locks the process' table of files or, for open-file-
 file. Lock changes touch nothing else of the inode, not even its existence.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jfs.meta.model.locks import (
     READ,
@@ -21,7 +21,10 @@ from jfs.meta.model.locks import (
     unpack_ranges,
     with_range,
 )
+from jfs.meta.operations import journal
 from jfs.meta.store.base import Tx
+
+_LETTERS: Final = {READ: "R", WRITE: "W", UNLOCK: "U"}
 
 
 class Tried(NamedTuple):
@@ -48,6 +51,7 @@ async def flock(tx: Tx, sid: int, ino: int, owner: int, kind: int) -> Tried:
             if mine is None or mine.exclusive != (kind == WRITE):
                 tx.put(key, tuple(sorted([*others, Flock(sid, owner, kind == WRITE)])))
                 tx.put(LockedKey(sid, ino, False), True)
+            journal.locked(tx, ino, owner, "W" if kind == WRITE else "R")
             return Tried(None, True, mine is not None and mine.exclusive and kind == READ)
     if mine is not None:
         if others:
@@ -56,6 +60,7 @@ async def flock(tx: Tx, sid: int, ino: int, owner: int, kind: int) -> Tried:
             tx.delete(key)
         if not any(lock.sid == sid for lock in others):
             tx.delete(LockedKey(sid, ino, False))
+        journal.locked(tx, ino, owner, "U")
     return Tried(blocker, False, mine is not None)
 
 
@@ -85,6 +90,9 @@ async def setlk(tx: Tx, sid: int, ino: int, owner: int, wanted: Range) -> Tried:
             tx.put(LockedKey(sid, ino, True), True)
         elif not any(lock.sid == sid for lock in others):
             tx.delete(LockedKey(sid, ino, True))
+    if ranges or mine:
+        pid = 0 if wanted.kind == UNLOCK else wanted.pid
+        journal.locked_range(tx, ino, owner, _LETTERS[wanted.kind], wanted.start, wanted.end, pid)
     return Tried(None, bool(ranges), bool(mine))
 
 

@@ -13,6 +13,7 @@ from jfs.errors import FsError
 from jfs.format.constants import APPEND, CHUNK, FIFO, FILE, IMMUTABLE, MAX_FILE, align4k
 from jfs.format.slices import Slice, unpack, view
 from jfs.meta.model.keys import ChunkKey, NodeKey, SliceRefKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.content import MANY_CHUNKS, Written, count_growth
 from jfs.meta.operations.rules import Rules
@@ -70,6 +71,7 @@ async def fallocate(
     attr = common.with_mtime(node._replace(length=length), now, now)
     tx.put(NodeKey(ino), attr)
     await count_growth(tx, rules, ino, node, length)
+    journal.allocated(tx, now, ino, offset, size, mode)
     return Written(node, attr, grown)
 
 
@@ -123,6 +125,7 @@ async def copy_range(
     attr = common.with_mtime(node._replace(length=length), now, now)
     tx.put(NodeKey(target), attr)
     await count_growth(tx, rules, target, node, length)
+    journal.copied(tx, now, source, offset, target, position, size, size)
     return Copied(size, Written(node, attr, grown))
 
 

@@ -20,6 +20,7 @@ from jfs.meta.model.keys import (
     SustainedKey,
     SymlinkKey,
 )
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller, check_sticky
 from jfs.meta.operations.rules import SECOND, Rules, check_directory, check_name, check_removable
@@ -146,6 +147,7 @@ async def release_sustained(tx: Tx, sid: int, ino: int, now: int, rules: Rules |
     tx.delete(SustainedKey(sid, ino))
     if node is None or node.nlink:  # removed already, or a record that never should have been
         return None
+    journal.released(tx, now, sid, ino)
     return forget(tx, ino, node, now, rules)
 
 
@@ -184,7 +186,14 @@ async def unlink(
         check_sticky(caller, directory, node)
     dropped = await drop(tx, rules, parent, name, entry, node, now, is_open)
     tx.delete(EdgeKey(parent, name))
-    return Removed(dropped, common.touch(tx, parent, directory, now, rules))
+    touched = common.touch(tx, parent, directory, now, rules)
+    journal.unlinked(
+        *(tx, now, parent, name, entry.ino),
+        trash=rules.trash if dropped.trashed else 0,
+        sustained=dropped.sustained,
+        touched=touched is not directory,
+    )
+    return Removed(dropped, touched)
 
 
 async def rmdir(tx: Tx, caller: Caller, rules: Rules, parent: int, name: bytes, now: int, *, hint: int) -> Removed:
@@ -206,6 +215,7 @@ async def rmdir(tx: Tx, caller: Caller, rules: Rules, parent: int, name: bytes, 
         check_sticky(caller, directory, node)
     dropped = await drop(tx, rules, parent, name, entry, node, now, lambda _: False)
     tx.delete(EdgeKey(parent, name))
+    journal.removed_directory(tx, now, parent, name, entry.ino, trash=rules.trash if dropped.trashed else 0)
     return Removed(dropped, common.touch(tx, parent, directory, now, rules, links=-1))
 
 
@@ -236,6 +246,7 @@ async def unlink_many(
     directory = await check_directory(tx, caller, rules, found, in_trash_ok=True)
     check_removable(directory)
     dropped: list[Dropped] = []
+    names: list[bytes] = []  # of those dropped
     later: list[tuple[bytes, int]] = []
     changed: set[int] = set()
     at = iter(nodes)
@@ -251,5 +262,12 @@ async def unlink_many(
             check_sticky(caller, directory, node)
         changed.add(entry.ino)
         dropped.append(await drop(tx, rules, parent, edge.name, entry, node, now, is_open))
+        names.append(edge.name)
         tx.delete(edge)
-    return dropped, later, common.touch(tx, parent, directory, now, rules)
+    touched = common.touch(tx, parent, directory, now, rules)
+    if tx.journal is not None:
+        for trashed in (True, False):
+            gone = [(name, one.ino) for name, one in zip(names, dropped, strict=True) if one.trashed == trashed]
+            trash = rules.trash if trashed else 0
+            journal.unlinked_many(tx, now, parent, gone, trash=trash, touched=touched is not directory)
+    return dropped, later, touched

@@ -13,6 +13,7 @@ from jfs.format.constants import APPEND, DIRECTORY, IMMUTABLE, ROOT, TRASH
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, NodeKey, ParentKey
 from jfs.meta.model.quota import QuotaChange
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller, check_sticky
 from jfs.meta.operations.removal import Dropped, drop
@@ -154,6 +155,10 @@ async def rename(
     else:
         src_dir = common.touch(tx, src, src_dir, now, rules, links=links_src)
         dst_dir = common.touch(tx, dst, dst_dir, now, rules, links=links_dst)
+    journal.moved(
+        *(tx, now, source[:2], target[:2], flags, other.ino if other is not None else 0, entry.ino),
+        trash=rules.trash if replaced is None or replaced.trashed else 0,
+    )
     return Moved(entry.ino, attr, src_dir, dst_dir, entry, other if exchange else None, other_attr, replaced)
 
 

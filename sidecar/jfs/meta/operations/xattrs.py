@@ -8,6 +8,7 @@ from jfs.format.constants import DIRECTORY, IMMUTABLE
 from jfs.meta.model.acl import ACCESS, ACL_NAMES, Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey, XattrKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller
 from jfs.meta.operations.acls import Acls, Numbered, number
@@ -46,6 +47,7 @@ async def set_xattr(tx: Tx, ino: int, name: bytes, value: bytes, flags: int) -> 
         raise FsError(errno.ENODATA)
     if present != value:
         tx.put(key, value)
+    journal.set_xattr(tx, ino, name, value, flags)
 
 
 async def remove_xattr(tx: Tx, ino: int, name: bytes) -> None:
@@ -61,6 +63,7 @@ async def remove_xattr(tx: Tx, ino: int, name: bytes) -> None:
     if present is None:
         raise FsError(errno.ENODATA)
     tx.delete(key)
+    journal.removed_xattr(tx, ino, name)
 
 
 async def set_acl(
@@ -91,4 +94,5 @@ async def set_acl(
     if attr != node:
         attr = common.with_ctime(attr, now)
         tx.put(NodeKey(ino), attr)
+    journal.set_acl(tx, now, ino, name, rule)
     return attr, numbered

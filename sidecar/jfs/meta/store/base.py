@@ -14,6 +14,7 @@ from jfs.format.slices import Slice
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import ChunkKey, CounterKey, DirStat, DirStatKey, Key, ParentKey, Session, SliceRefKey
 from jfs.meta.model.quota import QuotaKey
+from jfs.meta.store.change_log import ChangeLog, LogEntry
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -26,7 +27,10 @@ T = TypeVar("T")
 
 
 class Tx(Protocol):
-    """One attempt of a transaction. Not shared between tasks."""
+    """One attempt of a transaction. Not shared between tasks. *journal* takes the operation's entries for the change log; None on volumes
+    without one."""
+
+    journal: list[LogEntry] | None
 
     @overload
     async def get(self, a: Key[A], /) -> tuple[A | None]: ...
@@ -117,7 +121,10 @@ class DirectoryPage(Protocol):
 
 
 class Store(Protocol):
-    """A volume's records in one engine. Safe for all tasks of one event loop; one instance belongs to one loop."""
+    """A volume's records in one engine. Safe for all tasks of one event loop; one instance belongs to one loop. Commits write the
+    *change_log* of volumes that have one."""
+
+    change_log: ChangeLog | None
 
     @property
     def name(self) -> str:
@@ -211,6 +218,18 @@ class Store(Protocol):
     async def flaws(self, *, repair: bool) -> list[str]:
         """What is wrong with the form of the engine's records that the records themselves do not show, a sentence each; with *repair*
         it is put right, and what is left comes back."""
+        ...
+
+    async def logged(self) -> int:
+        """How many entries the change log has."""
+        ...
+
+    async def oldest_logged(self, count: int) -> list[bytes]:
+        """The first entries of the change log, at most *count*."""
+        ...
+
+    async def forget_logged(self, count: int) -> None:
+        """Remove the first *count* entries of the change log."""
         ...
 
     async def is_blank(self) -> bool:

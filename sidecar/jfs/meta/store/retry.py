@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from jfs.errors import Conflict, FsError
 from jfs.meta.store.base import Tx
+from jfs.meta.store.change_log import ChangeLog
 from jfs.meta.store.locks import InodeLocks
 from jfs.metrics import DURATIONS, REGISTRY
 
@@ -28,6 +29,7 @@ class TransactionRunner(abc.ABC):
     def __init__(self) -> None:
         self._locks = InodeLocks()
         self.restarts = 0  # attempts that had to be run again
+        self.change_log: ChangeLog | None = None
         self._durations = REGISTRY.histogram(
             "transaction_durations_histogram_seconds",
             DURATIONS,

@@ -23,6 +23,7 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 from jfs.meta.model.quota import QuotaChange, QuotaKey
+from jfs.meta.store.change_log import ChangeLog, LogEntry
 
 _NO_CHANGE: Final = QuotaChange(0, 0)
 
@@ -36,6 +37,8 @@ class TrackedTx(abc.ABC):
         "cleared_parents",
         "cleared_xattrs",
         "counted",
+        "journal",
+        "log",
         "named",
         "parented",
         "quotas",
@@ -60,6 +63,14 @@ class TrackedTx(abc.ABC):
         self.counted: dict[int, tuple[int, int]] = {}
         self.named: dict[int, list[bytes]] = {}
         self.parented: dict[int, dict[int, int]] = {}
+        self.log: ChangeLog | None = None
+        self.journal: list[LogEntry] | None = None
+
+    def keep_journal(self, log: ChangeLog | None) -> None:
+        """Have the operation's entries for *log*, if there is one, written with the commit."""
+        if log is not None:
+            self.log = log
+            self.journal = []
 
     # What an engine adds.
 
@@ -260,6 +271,7 @@ class TrackedTx(abc.ABC):
             or self.appends
             or self.cleared_xattrs
             or self.cleared_parents
+            or self.journal
         )
 
 

@@ -146,7 +146,7 @@ class _Clone:
             await cloning.check_target(tx, self._caller, rules, parent, name, total)
 
         await meta.store.run(check)
-        top = await self._copy(source, 0, b"", DIRECTORY)
+        top = await self._copy(source, 0, b"", DIRECTORY, entry=(parent, name))
         try:
             self._waiting.put_nowait((source, top))
             await self._work()
@@ -211,7 +211,9 @@ class _Clone:
                     if entry.kind == DIRECTORY:
                         self._waiting.put_nowait((entry.ino, copy))
 
-    async def _copy(self, source: int, parent: int, name: bytes, kind: int) -> int:
+    async def _copy(
+        self, source: int, parent: int, name: bytes, kind: int, *, entry: tuple[int, bytes] | None = None
+    ) -> int:
         meta, now = self._meta, self._meta._clock()
         place = Place(await meta._inode_ids.take(), parent, name)
 
@@ -222,6 +224,7 @@ class _Clone:
                     preserve=self._preserve,
                     umask=self._umask,
                     chunks=chunks,
+                    entry=entry,
                 )
 
             # Subdirectories count as links of their directory, whose record each of them changes.

@@ -16,6 +16,7 @@ from jfs.errors import FsError, JfsError
 from jfs.format.constants import TRASH
 from jfs.format.setting import Setting
 from jfs.meta.model.keys import DelayedKey, SliceRefKey
+from jfs.meta.operations import journal
 from jfs.meta.operations.compaction import split_delayed
 from jfs.meta.operations.rules import SECOND
 from jfs.meta.operations.sessions import elect
@@ -31,6 +32,8 @@ _FIRST: Final = 600.0
 _BUDGET: Final = 50 * 60.0  # seconds a job may take
 _FILES_AT_MOST: Final = 600_000
 _BATCH: Final = 256
+_TRIMMED: Final = 300.0  # seconds between two looks at the change log
+_LINES: Final = 1000  # of the change log that are looked at together
 
 RemoveTree = Callable[[int, bytes], Awaitable[None]]
 
@@ -52,18 +55,22 @@ class Jobs:
         self._setting = setting
         self._remove_tree = remove_tree
         self._clock = clock
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Run the jobs every hour from now on."""
-        self._task = asyncio.create_task(self._run_on(), name="background jobs")
+        self._tasks = [
+            asyncio.create_task(self._run_on(), name="background jobs"),
+            asyncio.create_task(self._trim_on(), name="change log"),
+        ]
 
     async def stop(self) -> None:
         """Run them no more; one in the middle is cut off."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-            await asyncio.wait([task])
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _run_on(self) -> None:
         pause = _FIRST
@@ -71,6 +78,14 @@ class Jobs:
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))
             await self.run()
             pause = HOUR
+
+    async def _trim_on(self) -> None:
+        while True:
+            await asyncio.sleep(_TRIMMED * random.uniform(1.0, 1.1))
+            try:
+                await self.change_log()
+            except JfsError as error:
+                log.warning("the change log was not trimmed, the next round does it: %s", error)
 
     async def run(self) -> None:
         """One round of all jobs. What fails is logged and left to the next round."""
@@ -87,11 +102,11 @@ class Jobs:
     def _seconds(self) -> int:
         return self._clock() // SECOND
 
-    async def _elected(self, counter: str) -> bool:
+    async def _elected(self, counter: str, period: int = PERIOD) -> bool:
         now = self._seconds()
 
         async def operation(tx: Tx) -> bool:
-            return await elect(tx, counter, now, PERIOD)
+            return await elect(tx, counter, now, period)
 
         return await self._store.run(operation)
 
@@ -126,6 +141,23 @@ class Jobs:
         await self.expire_delayed()
         return True
 
+    async def change_log(self) -> bool:
+        """Drop the oldest entries of the change log, by age and number (format §7.2); volumes without a log have no job."""
+        setting = self._setting()
+        if not setting.change_log or not await self._elected("lastCleanupChangelog", int(_TRIMMED * 0.9)):
+            return False
+        edge = self._seconds() - setting.change_log_age if setting.change_log_age else 0
+        while True:
+            oldest = await self._store.oldest_logged(_LINES)
+            excess = await self._store.logged() - setting.change_log_lines if setting.change_log_lines else 0
+            count = max(min(excess, len(oldest)), 0)
+            while count < len(oldest) and _logged_at(oldest[count]) < edge:
+                count += 1
+            if count:
+                await self._store.forget_logged(count)
+            if not count or count < len(oldest):
+                return True
+
     async def expire_trash(self) -> None:
         """Remove hour directories older than the trash days and two hours, with their entries (format §7.2)."""
         edge = self._seconds() - self._setting().trash_days * 24 * HOUR - 2 * HOUR
@@ -157,9 +189,16 @@ class Jobs:
                 for slice_id, size in slices:
                     tx.add(SliceRefKey(slice_id, size), -1)
                 tx.delete(key)
+                journal.expired_slices(tx, key.id, key.time)
                 return slices
 
             await self._deletion.delete_unreferenced(set(await self._store.run(operation)))
+
+
+def _logged_at(line: bytes) -> int:
+    """Unix seconds of an entry of the change log; 0 of one that has none, so that it goes first."""
+    seconds = line.partition(b".")[0]
+    return int(seconds) if seconds.isdigit() else 0
 
 
 def hour_of(name: bytes) -> int | None:

@@ -11,7 +11,8 @@ from jfs.format.constants import DIRECTORY as DIRECTORY_KIND
 from jfs.format.constants import ROOT, TRASH, align4k
 from jfs.format.setting import Setting
 from jfs.meta.model.keys import NodeKey, SettingKey
-from jfs.meta.model.quota import DIRECTORY, GROUP, USER, Quota, QuotaChange, QuotaKey
+from jfs.meta.model.quota import DIRECTORY, GROUP, UNLIMITED, USER, Quota, QuotaChange, QuotaKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume.summary import summary
@@ -94,6 +95,7 @@ async def set_quota(store: Store, setting: Setting, key: QuotaKey, limits: Limit
         if limits.inodes is not None:
             quota = quota._replace(max_inodes=limits.inodes)
         tx.put(key, quota)
+        journal.set_quota(tx, key, *(UNLIMITED if limit is None else limit for limit in limits))
         return quota
 
     return await store.run(operation)
@@ -114,6 +116,7 @@ async def enable_owners(store: Store) -> None:
         if raw is None:
             raise VolumeError("the volume was destroyed meanwhile")
         tx.put(SettingKey(), Setting.parse(raw).replaced(UserGroupQuota=True).encode())
+        journal.note(tx, "INIT_ENABLE_USERGROUPQUOTA()")
 
     await store.run(operation)
 
@@ -145,6 +148,7 @@ async def _put(store: Store, quotas: dict[QuotaKey, Quota], *, keep_limits: bool
                 if keep_limits and old is not None:
                     quota = old._replace(used_space=quota.used_space, used_inodes=quota.used_inodes)
                 tx.put(key, quota)
+                journal.set_quota(tx, key, *quota[:2])
 
         await store.run(operation)
 
@@ -167,6 +171,7 @@ async def delete_quota(store: Store, key: QuotaKey) -> None:
             tx.delete(key)
         else:
             tx.put(key, Quota(used_space=quota.used_space, used_inodes=quota.used_inodes))
+        journal.deleted_quota(tx, key)
 
     await store.run(operation)
 

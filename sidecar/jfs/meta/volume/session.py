@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable
 
 from jfs.errors import JfsError, StoreError, VolumeError
 from jfs.format.setting import Setting, check_identity, check_usable
-from jfs.meta.model.keys import SettingKey
+from jfs.meta.model.keys import SessionKey, SettingKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.removal import Dropped, release_sustained
 from jfs.meta.operations.rules import Rules
-from jfs.meta.operations.sessions import elect, write_session
+from jfs.meta.operations.sessions import elect, end_session, write_session
 from jfs.meta.store.base import Store, Tx
+from jfs.meta.store.change_log import ChangeLog
 from jfs.meta.volume.deletion import Deletion
 from jfs.meta.volume.options import SessionInfo
 from jfs.meta.volume.usage import Usage
@@ -26,6 +27,7 @@ from jfs.meta.volume.usage import Usage
 log = logging.getLogger(__name__)
 
 EXPIRE_BEATS = 5
+LEFT_SECONDS = 900  # that a session is kept for a successor that was announced: an image is pulled meanwhile
 _CLEAN_AT_ONCE = 1000
 
 
@@ -34,7 +36,18 @@ async def load_setting(store: Store) -> Setting:
     (raw,) = await store.get(SettingKey())
     if raw is None:
         raise VolumeError("the database is not formatted: create the volume with `jfs format` first")
-    return Setting.parse(raw)
+    setting = Setting.parse(raw)
+    keep_change_log(store, setting)
+    return setting
+
+
+def keep_change_log(store: Store, setting: Setting, sid: int = 0) -> None:
+    """Have the commits of *store* write the change log from now on if the volume has one; *sid* is the own session."""
+    if not setting.change_log:
+        store.change_log = None
+    elif store.change_log is None:
+        store.change_log = ChangeLog()
+        store.change_log.sid = sid
 
 
 class SessionLife:
@@ -75,22 +88,36 @@ class SessionLife:
     def _seconds(self) -> int:
         return self._clock() // common.SECOND
 
-    async def start(self, *, read_only: bool) -> int:
-        """Take a session id, write the session and beat from now on. A read-only mount only reloads and has id 0."""
-        if not read_only:
+    async def start(self, *, read_only: bool, sid: int = 0) -> int:
+        """Take a session id, write the session and beat from now on. A read-only mount only reloads and has id 0. With *sid* the
+        session of a predecessor that is dead goes on: its locks and open files stay ours."""
+        if not read_only and sid:
+            self.sid = sid
+            if self._store.change_log is not None:
+                self._store.change_log.sid = sid
+            if not await self._write(resumes=True):
+                log.warning("session %d had expired: its locks and the files it had open without a name are lost", sid)
+        elif not read_only:
             self.sid = await self._store.next_id("nextSession")
-            await self._write()
+            if self._store.change_log is not None:
+                self._store.change_log.sid = self.sid
+            await self._write(begins=True)
         await self._refresh()
         self._task = asyncio.create_task(self._beat_on(), name="heartbeat")
         return self.sid
 
-    async def _write(self) -> None:
-        expire = self._seconds() + max(round(self._heartbeat * EXPIRE_BEATS), 1)
+    async def _write(self, *, begins: bool = False, resumes: bool = False, left: bool = False) -> bool:
+        """Write the record, to be believed for five beats, or when it is *left* to a successor for longer; whether one that
+        *resumes* was still there."""
+        beats = max(round(self._heartbeat * EXPIRE_BEATS), 1)
+        expire = self._seconds() + (max(beats, LEFT_SECONDS) if left else beats)
 
-        async def operation(tx: Tx) -> None:
-            await write_session(tx, self.sid, expire, self._info)
+        async def operation(tx: Tx) -> bool:
+            (former,) = await tx.get(SessionKey(self.sid)) if resumes else (None,)
+            await write_session(tx, self.sid, expire, self._info, begins=begins)
+            return former is not None
 
-        await self._store.run(operation)
+        return await self._store.run(operation)
 
     async def _refresh(self) -> None:
         raw, space, inodes = await self._store.get(SettingKey(), common.USED_SPACE, common.TOTAL_INODES)
@@ -100,6 +127,7 @@ class SessionLife:
         check_identity(setting, self._uuid)
         check_usable(setting)
         self._usage.refresh(space, inodes)
+        keep_change_log(self._store, setting, self.sid)
         self._adopt(setting)
         await self._reload()
 
@@ -154,6 +182,12 @@ class SessionLife:
                 if dropped.deleted is not None:
                     self._deletion.submit(ino, dropped.deleted)
         await self._store.forget_session(sid)
+        if self._store.change_log is not None:
+
+            async def end(tx: Tx) -> None:
+                await end_session(tx, sid)
+
+            await self._store.run(end)
 
     async def stop(self) -> None:
         """Beat no more."""
@@ -161,6 +195,16 @@ class SessionLife:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    async def leave(self) -> None:
+        """Stop, and leave the session to a successor."""
+        await self.stop()
+        if self.sid:
+            try:
+                await self._write(left=True)
+            except JfsError as error:
+                log.warning("session %d was not prolonged for its successor: %s", self.sid, error)
+        self.sid = 0
 
     async def end(self) -> None:
         """Remove the own session. It stays when the volume is no longer ours, since another volume's session may have the same id,

@@ -19,6 +19,7 @@ from jfs.meta.model.acl import AclKey, Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import DirStat, DirStatKey, NodeKey
 from jfs.meta.model.quota import DIRECTORY, Quota, QuotaKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.acls import Acls, Numbered, missing
 from jfs.meta.operations.quotas import Ledger, Quotas
@@ -224,6 +225,7 @@ class MountState:
             node, stat = await tx.get(NodeKey(directory), DirStatKey(directory))
             if stat is None and node is not None:
                 tx.put(DirStatKey(directory), total)
+                journal.counted(tx, directory, total)
 
         await self.store.run(write)
 

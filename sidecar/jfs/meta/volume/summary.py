@@ -6,6 +6,7 @@ Not a snapshot: what changes meanwhile may be counted or not. Memory is bounded 
 from jfs.format.constants import DIRECTORY, TRASH
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import DirStat, DirStatKey, NodeKey
+from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.store.base import Store, Tx
 
@@ -55,6 +56,7 @@ async def count_directories(store: Store) -> int:
             if node is None or kept == total:
                 return False
             tx.put(DirStatKey(ino), total)
+            journal.counted(tx, ino, total)
             return True
 
         written += await store.run(operation)

@@ -24,6 +24,7 @@ class MemoryDatabase:
         self.xattrs: dict[int, dict[bytes, bytes]] = {}
         self.parents: dict[int, dict[int, int]] = {}
         self.chunks: dict[int, dict[int, bytes]] = {}
+        self.change_log: list[bytes] = []
 
     def read(self, key: Key[Any]) -> Any:
         """The record of *key* as `Tx.get` defines it."""
@@ -94,6 +95,8 @@ class MemoryDatabase:
                 present = self.read(chunk)
                 if present is not None or not existing_only:
                     self.write(chunk, (present or b"") + packed)
+        if tx.journal and tx.log is not None:
+            self.change_log += tx.log.lines(tx.journal)
 
     def _add_stat(self, key: DirStatKey, change: Any) -> None:
         present = self.flat.get(key)
@@ -116,6 +119,7 @@ class MemoryDatabase:
         """Remove everything."""
         for records in (self.flat, self.edges, self.xattrs, self.parents, self.chunks):
             records.clear()
+        self.change_log.clear()
 
     def is_blank(self) -> bool:
         return not (self.flat or self.edges or self.xattrs or self.parents or self.chunks)

@@ -23,6 +23,7 @@ from jfs.meta.model.keys import (
 )
 from jfs.meta.model.locks import FlockKey, LockedKey, PlockKey
 from jfs.meta.store.base import Tx
+from jfs.meta.store.change_log import incremented
 from jfs.meta.store.page import RecordPage
 from jfs.meta.store.retry import TransactionRunner
 from jfs.meta.store.tracking import TrackedTx
@@ -68,6 +69,7 @@ class MemoryStore(TransactionRunner):
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
         tx = MemoryTx(self._database)
+        tx.keep_journal(self.change_log)
         try:
             result = await operation(tx)
         except Exception:
@@ -104,6 +106,8 @@ class MemoryStore(TransactionRunner):
         key = CounterKey(counter)
         value: int = self._database.flat.get(key, 0) + count
         self._database.flat[key] = value
+        if self.change_log is not None and counter != "nextTrash":  # which the real client does not log
+            self._database.change_log.append(self.change_log.line(incremented(counter, count)))
         return value
 
     async def sessions(self) -> AsyncIterator[tuple[int, Session]]:
@@ -158,6 +162,15 @@ class MemoryStore(TransactionRunner):
 
     async def flaws(self, *, repair: bool) -> list[str]:
         return []
+
+    async def logged(self) -> int:
+        return len(self._database.change_log)
+
+    async def oldest_logged(self, count: int) -> list[bytes]:
+        return self._database.change_log[:count]
+
+    async def forget_logged(self, count: int) -> None:
+        del self._database.change_log[:count]
 
     async def is_blank(self) -> bool:
         return self._database.is_blank()

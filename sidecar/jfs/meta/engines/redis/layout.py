@@ -37,6 +37,8 @@ SESSION_INFOS: Final = b"sessionInfos"
 DELETED_FILES: Final = b"delfiles"
 DELAYED: Final = b"delSlices"
 DETACHED: Final = b"detachedNodes"
+CHANGE_LOG: Final = b"txnLog"
+LOGGED: Final = b"txnLastLog"  # how many entries there ever were
 DIR_LENGTH: Final = b"dirDataLength"
 DIR_SPACE: Final = b"dirUsedSpace"
 DIR_INODES: Final = b"dirUsedInodes"
@@ -284,6 +286,11 @@ def adding_stat(key: DirStatKey, change: DirStat) -> list[Command]:
 def appending(key: ChunkKey, packed: bytes, existing_only: bool) -> Command:
     """The command that appends a slice record."""
     return (b"RPUSHX" if existing_only else b"RPUSH", chunk(key.ino, key.indx), packed)
+
+
+def logging(lines: Sequence[bytes]) -> list[Command]:
+    """The commands that add to the change log."""
+    return [(b"RPUSH", CHANGE_LOG, *lines), (b"INCRBY", LOGGED, len(lines))]
 
 
 # What belongs to a volume, for `is_blank` and `reset`; the real client's other features included.

@@ -16,6 +16,8 @@ from jfs.meta.engines.redis.link import Link
 from jfs.meta.store.page import StoredPage
 
 _PAGE: Final = 4096
+_FIRST: Final = 384  # entries of a listing's first page: about what the kernel asks for at once
+_LATER: Final = 2048  # of the others, which are read while earlier ones are taken in
 _VOLUME_KEY: Final = re.compile(layout.VOLUME_KEYS)
 _CHUNK_KEY: Final = re.compile(rb"c(\d+)_(\d+)")
 _NODE_KEY: Final = re.compile(rb"i(\d+)")
@@ -24,9 +26,11 @@ _NODE_KEY: Final = re.compile(rb"i(\d+)")
 async def list_directory(link: Link, ino: int, plus: bool) -> AsyncIterator[StoredPage]:
     """The pages of a directory; with *plus* each page's attributes are one MGET."""
     cursor = b"0"
+    count = _FIRST
     seen: set[bytes] | None = None  # only a listing of several pages can repeat a name
     while True:
-        ((cursor, flat),) = await link.read([(b"HSCAN", layout.directory(ino), cursor, b"COUNT", _PAGE)])
+        ((cursor, flat),) = await link.read([(b"HSCAN", layout.directory(ino), cursor, b"COUNT", count)])
+        count = _LATER
         names, entries = flat[::2], flat[1::2]
         if seen is None and cursor != b"0":
             seen = set()

@@ -24,6 +24,7 @@ from jfs.meta.engines.redis.transaction import RedisTx
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey
 from jfs.meta.store.base import Tx
+from jfs.meta.store.change_log import ChangeLog
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +167,10 @@ class Scripts:
                 "Redis at %s does not let us use scripts (%s): transactions take two round trips", self._address, reason
             )
 
-    async def attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
+    async def attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int, log: ChangeLog | None) -> T:
         """One attempt of `Store.run`; the first may rest on remembered values."""
         tx = ScriptTx(self._link, self.cache, trust=number == 0)
+        tx.keep_journal(log)
         try:
             result = await operation(tx)
         except Conflict:

@@ -18,6 +18,7 @@ from jfs.meta.engines.redis.url import RedisAddress
 from jfs.meta.model.attr import Attr, Entry, unpack_attr
 from jfs.meta.model.keys import ChunkKey, DirStatKey, Key, Session
 from jfs.meta.store.base import Tx
+from jfs.meta.store.change_log import incremented
 from jfs.meta.store.page import StoredPage
 from jfs.meta.store.retry import TransactionRunner
 
@@ -58,12 +59,13 @@ class RedisStore(TransactionRunner):
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
         if self._scripts.usable:
-            return await self._scripts.attempt(operation, number)
+            return await self._scripts.attempt(operation, number, self.change_log)
         return await self._attempt_watching(operation)
 
     async def _attempt_watching(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         async with self._link.borrow() as connection:
             tx = WatchTx(connection, self._address)
+            tx.keep_journal(self.change_log)
             try:
                 result = await operation(tx)
             except Conflict:
@@ -120,14 +122,21 @@ class RedisStore(TransactionRunner):
             yield page
 
     async def allot(self, counter: str, count: int) -> int:
-        (last,) = await self._link.change([(b"INCRBY", layout.counter_name(counter), count)])
-        first: int = last - count + 1
-        return first
+        last = await self._increment(counter, count)
+        return last - count + 1
 
     async def next_id(self, counter: str) -> int:
-        (value,) = await self._link.change([(b"INCR", layout.counter_name(counter))])
-        taken: int = value
-        return taken
+        return await self._increment(counter, 1)
+
+    async def _increment(self, counter: str, count: int) -> int:
+        command: Command = (b"INCRBY", layout.counter_name(counter), count)
+        value: int
+        if self.change_log is None or counter == "nextTrash":  # which the real client does not log
+            (value,) = await self._link.change([command])
+        else:
+            logged = layout.logging([self.change_log.line(incremented(counter, count))])
+            *_, (value, *_) = await self._link.change([(b"MULTI",), command, *logged, (b"EXEC",)])
+        return value
 
     async def sessions(self) -> AsyncIterator[tuple[int, Session]]:
         everything: list[Command] = [
@@ -191,6 +200,17 @@ class RedisStore(TransactionRunner):
 
     async def flaws(self, *, repair: bool) -> list[str]:
         return []
+
+    async def logged(self) -> int:
+        (length,) = await self._link.read([(b"LLEN", layout.CHANGE_LOG)])
+        return int(length)
+
+    async def oldest_logged(self, count: int) -> list[bytes]:
+        (lines,) = await self._link.read([(b"LRANGE", layout.CHANGE_LOG, 0, count - 1)])
+        return list(lines)
+
+    async def forget_logged(self, count: int) -> None:
+        await self._link.change([(b"LTRIM", layout.CHANGE_LOG, count, -1)])
 
     async def is_blank(self) -> bool:
         return await scans.is_blank(self._link)

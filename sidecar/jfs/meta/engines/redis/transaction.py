@@ -7,14 +7,17 @@ the attempt rests on.
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from jfs.errors import Conflict, StoreUnavailable
 from jfs.meta.engines.redis import layout, quotas
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
-from jfs.meta.model.keys import DirStatKey, Key, ParentKey, XattrKey
+from jfs.meta.model.keys import CounterKey, DirStatKey, Key, ParentKey, XattrKey
+from jfs.meta.store.change_log import LogEntry, incremented
 from jfs.meta.store.tracking import TrackedTx
+
+_ACL_IDS: Final = CounterKey("aclMaxId")
 
 
 class RedisTx(TrackedTx):
@@ -98,6 +101,10 @@ class RedisTx(TrackedTx):
             first += quotas.adding(quota, more)
         for chunk, appended in self.appends.items():
             first += [layout.appending(chunk, packed, existing_only) for packed, existing_only in appended]
+        if self.journal and self.log is not None:
+            if _ACL_IDS in self.writes:  # where the real client takes ids from a counter, it logs that
+                self.journal.insert(0, LogEntry(incremented(_ACL_IDS.name, 1)))
+            first += layout.logging(self.log.lines(self.journal))
         return first + last
 
 

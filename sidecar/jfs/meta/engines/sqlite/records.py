@@ -7,10 +7,11 @@ Where an old database declares entry names as TEXT, both forms are looked for an
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.format.slices import RECORD
 from jfs.meta.engines.rows import COLUMNS, from_row, to_row
 from jfs.meta.engines.sqlite.acls import AclRecords
 from jfs.meta.engines.sqlite.locks import LockRecords
@@ -379,6 +380,17 @@ class Records:
         if self._execute(self._sql_append, (packed, key.ino, key.indx)).rowcount or existing_only:
             return
         self._execute(f"INSERT INTO {self._p}chunk(inode,indx,slices) VALUES(?,?,?)", (key.ino, key.indx, packed))
+
+    def count_slices(self, key: ChunkKey) -> int:
+        """Records of a chunk's list."""
+        sql = f"SELECT length(CAST(slices AS BLOB)) FROM {self._p}chunk WHERE inode=? AND indx=?"
+        row = self._execute(sql, (key.ino, key.indx)).fetchone()
+        return row[0] // RECORD.size if row else 0
+
+    def log(self, lines: Sequence[bytes]) -> None:
+        """Add to the change log."""
+        for line in lines:
+            self._execute(f"INSERT INTO {self._p}change_log(entry) VALUES(?)", (line.decode(),))
 
     def clear_xattrs(self, ino: int) -> None:
         self._execute(f"DELETE FROM {self._p}xattr WHERE inode=?", (ino,))

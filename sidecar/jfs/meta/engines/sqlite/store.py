@@ -19,6 +19,7 @@ from jfs.meta.engines.sqlite.url import SqliteAddress
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey, Session
 from jfs.meta.store.base import Tx
+from jfs.meta.store.change_log import incremented
 from jfs.meta.store.retry import TransactionRunner
 
 K = TypeVar("K")
@@ -83,6 +84,7 @@ class SqliteStore(TransactionRunner):
         await database.begin()
         try:
             tx = SqliteTx(database.records)
+            tx.keep_journal(self.change_log)
             result = await operation(tx)
             if changes := tx.changes_anything():
                 tx.flush()
@@ -240,6 +242,21 @@ class SqliteStore(TransactionRunner):
         from jfs.meta.engines.sqlite import examine
 
         return await examine.flaws(self._database, self._p, repair=repair)
+
+    async def logged(self) -> int:
+        ((length,),) = await self._rows(f"SELECT count(*) FROM {self._p}change_log")
+        return int(length)
+
+    async def oldest_logged(self, count: int) -> list[bytes]:
+        sql = f"SELECT CAST(entry AS BLOB) FROM {self._p}change_log ORDER BY id LIMIT ?"
+        return [entry for (entry,) in await self._rows(sql, (count,))]
+
+    async def forget_logged(self, count: int) -> None:
+        table = f"{self._p}change_log"
+        async with self._database.transaction():
+            self._database.connection.execute(
+                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT ?)", (count,)
+            )
 
     async def is_blank(self) -> bool:
         return await self._database.read(self._is_blank)

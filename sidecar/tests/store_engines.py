@@ -18,10 +18,12 @@ from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import Store
+from sql_servers import accepting
 
 FAST = ["memory", "sqlite3"]
 REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch")]
-ALL = [*FAST, *REDIS]
+SERVERS = [pytest.param(name, marks=pytest.mark.real) for name in ("postgres", "mysql")]
+ALL = [*FAST, *REDIS, *SERVERS]
 
 OpenClient = Callable[[], Awaitable[Store]]
 
@@ -73,6 +75,9 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
             url = f"memory://{folder}"
         elif engine == "sqlite3":
             url = f"sqlite3://{folder}/meta.db"
+        elif engine in ("postgres", "mysql"):
+            server = await accepting(engine)
+            url = server.url(await asyncio.to_thread(server.new_database))
         else:
             url = f"unix://{await stack.enter_async_context(redis_server())}?db=1"
 
@@ -96,4 +101,4 @@ def directory(nlink: int = 2, parent: int = 1, mtime: int = 1_700_000_000) -> At
 
 def file(length: int = 0, nlink: int = 1, parent: int = 1) -> Attr:
     """Attributes of a regular file."""
-    return Attr(0, 0o644 | 1 << 12, 1000, 3_000_000_000, -2, 999_999_999, 5, 6, 7, 8, nlink, length, 0, parent)
+    return Attr(0, 0o644 | 1 << 12, 1000, 2_000_000_000, -2, 999_999_999, 5, 6, 7, 8, nlink, length, 0, parent)

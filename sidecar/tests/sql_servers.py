@@ -39,12 +39,30 @@ class SqlServer:
     def run(self, sql: str, database: str = "") -> str:
         """Run a text of statements by the server's own tool; what it printed."""
         if self.engine == "postgres":
-            command = [_PG_BIN / "psql", "-h", self.folder, "-p", str(self.port), "-U", "postgres", "-qAt", database or "postgres"]
+            command = [
+                _PG_BIN / "psql",
+                "-h",
+                self.folder,
+                "-p",
+                str(self.port),
+                "-U",
+                "postgres",
+                "-qAt",
+                database or "postgres",
+            ]
         else:
-            command = ["mariadb", "--no-defaults", "-uroot", "-S", self.folder / "s", "-N", *([database] if database else [])]
+            command = [
+                "mariadb",
+                "--no-defaults",
+                "-uroot",
+                "-S",
+                self.folder / "s",
+                "-N",
+                *([database] if database else []),
+            ]
         done = subprocess.run(command, input=sql.encode(), capture_output=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
+        return done.stdout.decode(errors="surrogateescape")
 
     def new_database(self) -> str:
         """Make a database; its name."""
@@ -75,7 +93,19 @@ def sql_server(engine: str) -> SqlServer:
         shutil.chown(folder, user)
     data = folder / "data"
     if engine == "postgres":
-        prepare = [_PG_BIN / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C"]
+        prepare = [
+            _PG_BIN / "initdb",
+            "-D",
+            data,
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
         start = [_PG_BIN / "postgres", "-D", data, "-p", str(server.port), "-k", folder, "-c", "fsync=off"]
         start += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
     else:
@@ -83,7 +113,9 @@ def sql_server(engine: str) -> SqlServer:
         prepare += ["--auth-root-authentication-method=normal"]
         start = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={folder}/s", f"--port={server.port}"]
         start += ["--bind-address=127.0.0.1", f"--pid-file={folder}/pid", "--innodb-flush-log-at-trx-commit=0"]
-    subprocess.run([*_as_user(user), *prepare], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    subprocess.run(
+        [*_as_user(user), *prepare], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
+    )
     log = (folder / "log").open("wb")
     process = subprocess.Popen([*_as_user(user), *start], stdout=log, stderr=log, cwd=folder)
     log.close()

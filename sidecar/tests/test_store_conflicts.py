@@ -14,7 +14,7 @@ from jfs.meta.model.keys import ChunkKey, CounterKey, EdgeKey, NodeKey, ParentKe
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.store.locks import InodeLocks
 
-OPTIMISTIC = ["memory", *engines.REDIS]  # others may commit while an attempt is under way
+OPTIMISTIC = ["memory", *engines.REDIS, *engines.SERVERS]  # others may commit while an attempt is under way
 
 
 @pytest.fixture(params=engines.ALL)
@@ -171,7 +171,8 @@ async def test_commuting_writes_do_not_conflict(optimistic: engines.OpenClient) 
 
     await one.run(operation)
     assert attempts == 1
-    assert await other.get(CounterKey("usedSpace"), ParentKey(7, 1)) == (2, 2)
+    counted = None if other.name in engines.SQL else 2  # from the entries, of which there are none
+    assert await other.get(CounterKey("usedSpace"), ParentKey(7, 1)) == (2, counted)
 
 
 async def test_a_torn_read_is_no_error(optimistic: engines.OpenClient) -> None:

@@ -39,6 +39,7 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 from jfs.meta.store.base import Store, Tx
+from sql_servers import accepting, sql_server
 
 SQLITE = ["sqlite-plain", "sqlite-zstd", "sqlite-live", "sqlite-aes", "sqlite-acl-quota"]
 REDIS = [
@@ -51,7 +52,8 @@ REDIS = [
     "redis-clone",
     "redis-upgraded",
 ]
-VOLUMES = [*SQLITE, *(pytest.param(name, marks=pytest.mark.real) for name in REDIS)]
+SERVERS = ["postgres-plain", "mysql-plain"]
+VOLUMES = [*SQLITE, *(pytest.param(name, marks=pytest.mark.real) for name in (*REDIS, *SERVERS))]
 TYPES = {"dir": "d", "file": "-", "symlink": "l", "fifo": "p", "block": "b", "char": "c", "socket": "s"}
 
 
@@ -63,6 +65,11 @@ async def opened(volume: str, folder: Path) -> AsyncIterator[str]:
         if volume.startswith("sqlite"):
             shutil.copyfile(source / "meta.db", folder / "meta.db")
             yield f"sqlite3://{folder}/meta.db"
+        elif volume in SERVERS:
+            server = await accepting(volume.partition("-")[0])
+            database = server.new_database()
+            server.run((source / f"{server.engine}.sql").read_text(), database)
+            yield server.url(database)
         else:
             shutil.copyfile(source / "dump.rdb", folder / "dump.rdb")
             options = ("--dir", str(folder), "--dbfilename", "dump.rdb")
@@ -149,7 +156,7 @@ async def assert_details(store: Store, ino: int, attr: Attr, entry: dict[str, An
             (records,) = await store.get(ChunkKey(ino, indx))
             assert all(piece.pos + piece.len <= CHUNK for piece in unpack(records))
         below = [indx for indx in indexes if indx * CHUNK < attr.length]
-        assert await store.chunk_indexes(ino, attr.length) == (indexes if store.name == "sqlite3" else below)
+        assert await store.chunk_indexes(ino, attr.length) == (indexes if store.name in engines.SQL else below)
 
 
 async def all_keys(store: Store) -> list[Key[Any]]:
@@ -233,6 +240,17 @@ def sqlite_content(path: Path) -> dict[str, Any]:
         connection.close()
 
 
+def server_content(url: str) -> dict[str, str]:
+    """The rows of every table as the server's own tool shows them."""
+    server = sql_server(url.partition(":")[0])
+    database = url.partition("?")[0].rpartition("/")[2]
+    schema = "current_schema()" if server.engine == "postgres" else "database()"
+    names = server.run(
+        f"SELECT table_name FROM information_schema.tables WHERE table_schema={schema}", database
+    ).split()
+    return {name: "".join(sorted(server.run(f"SELECT * FROM {name}", database).splitlines(True))) for name in names}
+
+
 @pytest.mark.parametrize("volume", VOLUMES)
 async def test_what_was_read_is_written_back_as_it_was(volume: str, tmp_path: Path) -> None:
     async with opened(volume, tmp_path) as url:
@@ -240,6 +258,8 @@ async def test_what_was_read_is_written_back_as_it_was(volume: str, tmp_path: Pa
         async def content() -> dict[Any, Any]:
             if volume.startswith("sqlite"):
                 return sqlite_content(tmp_path / "meta.db")
+            if volume in SERVERS:
+                return server_content(url)
             return await redis_content(url)
 
         before = await content()

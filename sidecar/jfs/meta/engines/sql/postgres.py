@@ -24,6 +24,7 @@ _STARTING: Final = frozenset(("57P03", "53300", "57P01", "57P02"))  # starting u
 _REFUSED: Final = ("28",)
 _FULL: Final = frozenset(("53100", "53200", "54000"))
 _ANSWER_WITHIN: Final = 60.0  # seconds for one request
+_TOGETHER: Final = 500  # queries in one; a row may have 1,600 columns
 _CONNECT_WITHIN: Final = 10
 
 
@@ -100,11 +101,13 @@ class PostgresLink(Link[Connection]):
         try:
             if len(selects) == 1:
                 return [await connection.fetch(_numbered(selects[0].text), *selects[0].values)]
-            texts = ",".join(f"ARRAY({_as_row(select.text)})" for select in selects)
-            values = [value for select in selects for value in select.values]
-            row = await connection.fetchrow(_numbered(f"SELECT {texts}"), *values)
-            assert row is not None
-            return list(row)
+            found: list[Sequence[Row]] = []
+            for start in range(0, len(selects), _TOGETHER):
+                together = selects[start : start + _TOGETHER]
+                texts = ",".join(f"ARRAY({_as_row(select.text)})" for select in together)
+                values = [value for select in together for value in select.values]
+                found += await connection.fetchrow(_numbered(f"SELECT {texts}"), *values)
+            return found
         except asyncpg.UndefinedTableError:
             return [[] for _ in selects]
         except asyncpg.PostgresError as error:

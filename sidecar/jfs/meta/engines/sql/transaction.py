@@ -92,9 +92,8 @@ class SqlTx(TrackedTx):
         return await self._read(selects)
 
     async def _fetch_count(self, ino: int, limit: int) -> int:
-        ((row,),) = await self._ask([self._statements.count_entries(ino, limit)])
-        count: int = row[0]
-        return count
+        (rows,) = await self._ask([self._statements.count_entries(ino, limit)])
+        return rows[0][0] if rows else 0  # no row: the tables are not made yet
 
     async def _fetch_xattr_names(self, ino: int) -> list[bytes]:
         (rows,) = await self._ask([self._statements.xattr_names(ino)])

@@ -47,6 +47,10 @@ class StoreUnavailable(StoreError):
     """The database cannot be reached or did not answer; the outcome of a commit under way is unknown."""
 
 
+class StoreAway(StoreUnavailable):
+    """The database cannot be reached for now, and nothing was changed: the same may be asked again later."""
+
+
 class CredentialsRefused(StoreUnavailable):
     """The database answered, and refused the user or the password."""
 

@@ -161,8 +161,8 @@ async def test_a_broken_transaction(server: Path, proxy: Proxy, use_scripts: boo
             # The store has come back by itself.
             assert await store.get(CounterKey("usedSpace")) == (used,)
         assert hits >= 3, "the faults did not reach every packet"
-        assert (True, 1) in outcomes
-        assert (False, 1 if how == "lose answer" else 0) in outcomes
+        # Its outcome is found out, unless the attempt rested on remembered values that `reset` has made wrong.
+        assert outcomes - {(False, 0)} == {(True, 1)} if use_scripts else outcomes == {(True, 1)}
     finally:
         await store.close()
         await direct.close()
@@ -192,7 +192,7 @@ async def test_reads_come_back(server: Path, proxy: Proxy, how: str) -> None:
 
 
 async def test_many_tasks_over_a_connection_that_breaks(server: Path, proxy: Proxy) -> None:
-    """Each task knows of its own transactions whether they were made, or that it does not know."""
+    """Each task knows of its own transactions whether they were made, or that it does not know: additions leave no trace."""
     direct = await open_store(f"unix://{server}")
     store = await open_store(f"redis://127.0.0.1:{await proxy.start()}/0?read-timeout=5s")
     sure = unsure = 0
@@ -238,9 +238,8 @@ async def test_ids_are_not_taken_twice_after_a_lost_answer(server: Path, proxy: 
     store = await open_store(f"redis://127.0.0.1:{await proxy.start()}/0")
     try:
         proxy.plan(0, "lose answer")
-        with pytest.raises(StoreUnavailable):
-            await store.allot("nextInode", 10)
-        assert await store.allot("nextInode", 10) == 11
+        assert await store.allot("nextInode", 10) == 11  # the first ten are nobody's
+        assert await store.allot("nextInode", 10) == 21
     finally:
         await store.close()
 

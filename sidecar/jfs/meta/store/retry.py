@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from jfs.errors import Conflict, FsError
+from jfs.errors import Conflict, FsError, StoreUnavailable
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import ChangeLog
 from jfs.meta.store.locks import InodeLocks
@@ -54,15 +54,19 @@ class TransactionRunner(abc.ABC):
 
     async def _run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         started = time.perf_counter()
+        reason: BaseException | None = None
         for number in range(MAX_ATTEMPTS):
             try:
                 result = await self._attempt(operation, number)
-            except Conflict:
+            except Conflict as conflict:
+                reason = conflict.__cause__
                 self._count_restart(operation)
             else:
                 self._durations.observe(time.perf_counter() - started)
                 return result
             await asyncio.sleep(random.random() * number * number / 1000)  # the first one is run again at once
+        if isinstance(reason, StoreUnavailable):  # no conflict, but a server that takes no changes
+            raise reason
         raise FsError(errno.EAGAIN)
 
     def _count_restart(self, operation: Callable[[Tx], Awaitable[T]]) -> None:

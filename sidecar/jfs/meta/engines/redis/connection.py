@@ -54,6 +54,9 @@ class Connection(asyncio.Protocol):
         self._blocked_since: float | None = None  # since when the server takes no more of what we write
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.lost: str = ""  # why the connection is gone
+        # How the server knows this connection, for when it must end it; empty where it does not tell.
+        self.client_id = 0
+        self.run_id = b""  # of the server's process
         self.watching = False  # whether keys are WATCHed on it; set by who does
 
     @property

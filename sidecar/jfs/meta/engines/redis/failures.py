@@ -3,7 +3,7 @@
 import errno
 from typing import Any, Final
 
-from jfs.errors import CorruptRecord, CredentialsRefused, FsError, JfsError, StoreUnavailable
+from jfs.errors import CorruptRecord, CredentialsRefused, FsError, JfsError, StoreAway, StoreUnavailable
 
 # Beginnings of error replies after which the same request may succeed soon. Cluster's are not among them: no Cluster here.
 _PASSING: Final = (
@@ -58,7 +58,8 @@ def converted(error: ServerError, address: str) -> JfsError:
         return CorruptRecord(f"a key of the volume in Redis at {address} has another type than its record")
     if text.startswith(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT")):
         return StoreUnavailable(f"Redis at {address} is part of a cluster, which is not supported; use a single server")
-    return StoreUnavailable(f"Redis at {address} answers with an error: {text}")
+    kind = StoreAway if error.passing else StoreUnavailable
+    return kind(f"Redis at {address} answers with an error: {text}")
 
 
 def first_error(replies: list[Any]) -> ServerError | None:

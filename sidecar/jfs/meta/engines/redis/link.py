@@ -7,12 +7,13 @@ read are repeated after a loss, everything else is the caller's decision. Belong
 
 import asyncio
 import random
+import re
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from jfs.errors import CredentialsRefused, StoreUnavailable
+from jfs.errors import CredentialsRefused, StoreAway, StoreUnavailable
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, converted, first_error
 from jfs.meta.engines.redis.url import RedisAddress
@@ -20,6 +21,7 @@ from jfs.meta.engines.redis.url import RedisAddress
 _DIAL_TIMEOUT: Final = 5.0  # seconds, the real client's
 _PATIENCE: Final = 10.0  # seconds for which a server that was there before is looked for
 _TRIES: Final = 10
+_RUN_ID: Final = re.compile(rb"run_id:([0-9a-f]+)")
 _MAX_IDLE: Final = 8  # private connections kept
 
 
@@ -63,11 +65,9 @@ class Link:
                     connection.abort("the greeting failed")
                     raise
         except TimeoutError as error:
-            raise StoreUnavailable(
-                f"Redis at {name} cannot be reached: no answer within {_DIAL_TIMEOUT:g} seconds"
-            ) from error
+            raise StoreAway(f"Redis at {name} cannot be reached: no answer within {_DIAL_TIMEOUT:g} seconds") from error
         except OSError as error:  # ssl.SSLError is one
-            raise StoreUnavailable(f"Redis at {name} cannot be reached: {error}") from error
+            raise StoreAway(f"Redis at {name} cannot be reached: {error}") from error
         self._all = {known for known in self._all if not known.lost}
         self._all.add(connection)
         return connection
@@ -80,7 +80,11 @@ class Link:
         if address.db:
             commands.append(("SELECT", address.db))
         commands.append(("PING",))
-        replies = await connection.request(pack_all(commands), len(commands))
+        identity: list[Command] = [("CLIENT", "ID"), ("INFO", "server")]  # a server may refuse to tell
+        replies = await connection.request(pack_all([*commands, *identity]), len(commands) + len(identity))
+        *replies, client_id, server = replies
+        if isinstance(client_id, int) and isinstance(server, bytes) and (found := _RUN_ID.search(server)):
+            connection.client_id, connection.run_id = client_id, found.group(1)
         if error := first_error(replies):
             if error.text.startswith("ERR DB index"):
                 raise StoreUnavailable(
@@ -160,9 +164,9 @@ class Link:
             try:
                 connection = self.shared_now() or await self.shared()
                 return await connection.request(packet, len(commands))
-            except ConnectionLost:
+            except ConnectionLost as error:
                 if number == _TRIES - 1:
-                    raise
+                    raise StoreAway(str(error)) from error
             await asyncio.sleep(pause * random.random())
             pause = min(pause * 2, self.address.max_retry_backoff)
         raise AssertionError
@@ -181,9 +185,10 @@ class Link:
             pause = min(pause * 2, self.address.max_retry_backoff)
         raise AssertionError
 
-    async def change(self, commands: Sequence[Command]) -> list[Any]:
+    async def change(self, commands: Sequence[Command], *, twice: bool = False) -> list[Any]:
         """Replies to one command that changes something, or to several that may be repeated. What may have been received is not
-        sent again: StoreUnavailable when its fate is unknown. After an error that passes, nothing was done, and it is repeated."""
+        sent again unless it may be done *twice*: StoreUnavailable when its fate is unknown. After an error that passes, nothing
+        was done, and it is repeated."""
         packet = pack_all(commands)
         pause = self.address.min_retry_backoff
         for _ in range(_TRIES):
@@ -191,7 +196,7 @@ class Link:
             try:
                 replies = await connection.request(packet, len(commands))
             except ConnectionLost as error:
-                if error.sent:
+                if error.sent and not twice:
                     raise
                 continue
             failure = first_error(replies)
@@ -201,7 +206,7 @@ class Link:
                 raise converted(failure, str(self.address)) from failure
             await asyncio.sleep(pause * random.random())
             pause = min(pause * 2, self.address.max_retry_backoff)
-        raise StoreUnavailable(f"Redis at {self.address} takes no changes")
+        raise StoreAway(f"Redis at {self.address} takes no changes")
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""

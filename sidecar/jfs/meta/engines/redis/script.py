@@ -14,11 +14,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from jfs.errors import Conflict, StoreUnavailable
+from jfs.errors import Conflict
 from jfs.meta.engines.redis import layout
 from jfs.meta.engines.redis.connection import Command, pack
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.outcome import was_made
 from jfs.meta.engines.redis.remembered import UNKNOWN, RecordCache
 from jfs.meta.engines.redis.transaction import RedisTx
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
@@ -203,14 +204,15 @@ class Scripts:
         try:
             (answer,) = await connection.request(packet, 1)
         except ConnectionLost as error:
-            if error.sent and writes:
-                raise StoreUnavailable(f"{error}; whether the change was made is unknown") from error
+            if error.sent and writes and await was_made(self._link, tx, connection):
+                return
             raise Conflict from error
         if answer == 0:
             return
         tx.forget_guesses()
         if isinstance(answer, ServerError):
             await self._refused(answer)
+            raise Conflict from converted(answer, self._address)
         raise Conflict
 
     async def _refused(self, error: ServerError) -> None:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from jfs.errors import Conflict
 from jfs.meta.engines.redis import layout, scans
 from jfs.meta.engines.redis.connection import Command
+from jfs.meta.engines.redis.failures import ConnectionLost
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.outcome import was_made
 from jfs.meta.engines.redis.script import Scripts, lookup_plainly
 from jfs.meta.engines.redis.startup import check_server
 from jfs.meta.engines.redis.transaction import WatchTx, plain_commands
@@ -87,7 +89,11 @@ class RedisStore(TransactionRunner):
             if tx.stats:
                 await self._learn_stats(list(tx.stats))
                 commands = plain_commands(commands, self._known_stats)
-            await tx.commit(commands)
+            try:
+                await tx.commit(commands)
+            except ConnectionLost as error:
+                if not await was_made(self._link, tx, connection):
+                    raise Conflict from error
             return result
 
     async def _learn_stats(self, usages: list[DirStatKey]) -> None:
@@ -132,10 +138,11 @@ class RedisStore(TransactionRunner):
         command: Command = (b"INCRBY", layout.counter_name(counter), count)
         value: int
         if self.change_log is None or counter == "nextTrash":  # which the real client does not log
-            (value,) = await self._link.change([command])
+            (value,) = await self._link.change([command], twice=True)  # of ids some may remain unused
         else:
             logged = layout.logging([self.change_log.line(incremented(counter, count))])
-            *_, (value, *_) = await self._link.change([(b"MULTI",), command, *logged, (b"EXEC",)])
+            transaction: list[Command] = [(b"MULTI",), command, *logged, (b"EXEC",)]
+            *_, (value, *_) = await self._link.change(transaction, twice=True)
         return value
 
     async def sessions(self) -> AsyncIterator[tuple[int, Session]]:

@@ -9,7 +9,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any, Final
 
-from jfs.errors import Conflict, StoreUnavailable
+from jfs.errors import Conflict
 from jfs.meta.engines.redis import layout, quotas
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
@@ -137,7 +137,7 @@ class WatchTx(RedisTx):
 
     def _raise(self, failure: ServerError) -> None:
         if failure.passing:
-            raise Conflict from failure
+            raise Conflict from converted(failure, self._address)
         raise converted(failure, self._address) from failure
 
     async def check(self) -> None:
@@ -157,13 +157,13 @@ class WatchTx(RedisTx):
             self._connection.watching = False
 
     async def commit(self, commands: Sequence[Command]) -> None:
-        """MULTI … EXEC. StoreUnavailable when the connection breaks before the answer: the outcome is unknown."""
+        """MULTI … EXEC. ConnectionLost when the connection breaks before the answer: see `outcome`."""
         packet = pack_all([(b"MULTI",), *commands, (b"EXEC",)])
         try:
             replies = await self._connection.request(packet, len(commands) + 2)
         except ConnectionLost as error:
             if error.sent:
-                raise StoreUnavailable(f"{error}; whether the change was made is unknown") from error
+                raise
             raise Conflict from error
         self._connection.watching = False
         if failure := first_error(replies):  # refused when it was queued, so nothing was done

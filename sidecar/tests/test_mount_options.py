@@ -25,11 +25,12 @@ def test_long_flags_and_o_lists_mean_the_same() -> None:
 
 
 def test_options_of_volumes_as_the_operator_gives_them() -> None:
-    config = from_list(["cache-size=1", "subdir=x", "attr-cache=1", "ro", "enable-xattr"])
+    config = from_list(["cache-size=1", "backup-meta=1h", "subdir=x", "attr-cache=1", "ro", "enable-xattr"])
     assert config.subdir == "x"
     assert config.read_only
     assert config.enable_xattr
-    assert config.without_effect == ("cache-size",)
+    assert config.cache_size == 1 << 20
+    assert config.without_effect == ("backup-meta",)
 
 
 def test_options_of_fstab_are_not_for_us() -> None:
@@ -71,6 +72,12 @@ def test_unsupported_options_are_refused_by_name(name: str) -> None:
         ([("all-squash", "-1:3")], "all-squash: '-1:3' is not of the form UID:GID"),
         ([("all-squash", "1:2"), ("fuse-host", "pyfuse3")], "all-squash needs --fuse-host kernel"),
         ([("cache-size", None)], "cache-size needs a value"),
+        ([("cache-mode", "0177")], "cache-mode: '0177' is not an octal mode"),
+        ([("free-space-ratio", "2")], "free-space-ratio: '2' is not a part"),
+        ([("upload-hours", "25,3")], "upload-hours: '25,3' is not of the form FROM,TO"),
+        ([("verify-cache-checksum", "some")], "verify-cache-checksum: 'some' is none of none, full, shrink, extend"),
+        ([("cache-eviction", "mru")], "cache-eviction: 'mru' is none of 2-random, lru, none"),
+        ([("max-stage-write", "0")], "max-stage-write must be at least 1"),
     ],
 )
 def test_bad_values_name_the_option(options: list[tuple[str, str | None]], said: str) -> None:
@@ -87,6 +94,12 @@ def test_every_used_option_changes_its_member() -> None:
         "custom-labels": "a:b",
         "subdir": "s",
         "prefetch": "3",
+        "fuse-resend": "off",
+        "cache-mode": "0644",
+        "free-space-ratio": "0.5",
+        "verify-cache-checksum": "full",
+        "cache-eviction": "lru",
+        "upload-hours": "22-6",
         "root-squash": "5:6",
         "all-squash": "5:6",
     }

@@ -148,7 +148,7 @@ def test_command_line_of_mount() -> None:
     assert config.attr_cache == 3
     assert config.read_only
     assert config.subdir == "x"
-    assert config.without_effect == ("cache-size",)
+    assert config.cache_size == 5 << 20
     with pytest.raises(ConfigError, match="--subdir needs a value"):
         split(["redis://h", "/m", "--subdir"])
 

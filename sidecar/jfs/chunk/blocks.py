@@ -82,9 +82,10 @@ class BlockStore:
         self._uploads = asyncio.Semaphore(self.limits.max_uploads)
         self._downloads = asyncio.Semaphore(self.limits.max_downloads)
 
-    async def put_block(self, slice_id: int, indx: int, block: Data) -> None:
-        """Store block *indx* of a slice; *block* must not change until this returns."""
-        if self.staging is not None and await self.staging.stage(slice_id, indx, block):
+    async def put_block(self, slice_id: int, indx: int, block: Data, tier: int = 0) -> None:
+        """Store block *indx* of a slice of a file of storage *tier*; *block* must not change until this returns."""
+        # What is staged does not know its tier: such blocks are stored at once.
+        if self.staging is not None and not tier and await self.staging.stage(slice_id, indx, block):
             return
         key = block_key(slice_id, indx, len(block), hash_prefix=self._hash_prefix)
         async with self._uploads:
@@ -94,7 +95,7 @@ class BlockStore:
                     content = self._codec.compress(block)
                 else:
                     content = await asyncio.get_running_loop().run_in_executor(None, self._codec.compress, block)
-            await self._put(key, content)
+            await self._put(key, content, tier=tier)
         if self.cache is not None and not self.cheap_ranges and self.cache.keeps_written(len(block)):
             self.cache.put(slice_id, indx, bytes(block))
 
@@ -106,7 +107,7 @@ class BlockStore:
                 content = await asyncio.get_running_loop().run_in_executor(None, self._codec.compress, block)
             await self._put(key, content, _STAGED_TRIES)
 
-    async def _put(self, key: str, content: Data, tries: int | None = None) -> None:
+    async def _put(self, key: str, content: Data, tries: int | None = None, tier: int = 0) -> None:
         tried = 0
         while True:
             if self.limits.upload_rate is not None:
@@ -114,7 +115,7 @@ class BlockStore:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(self.limits.put_timeout):
-                    await self.storage.put(key, content)
+                    await self.storage.put(key, content, tier)
             except (ObjectError, TimeoutError) as error:
                 self._note("PUT", began, 0, False)
                 tried += 1
@@ -173,9 +174,10 @@ class BlockStore:
         cache = self.cache
         if cache is None or not cache.takes(length) or cache.where(slice_id, indx, length) is not None:
             return
+        await cache.room()
         block = await self._get(block_key(slice_id, indx, length, hash_prefix=self._hash_prefix), 0, length)
         await cache.room()
-        cache.put(slice_id, indx, block)
+        cache.put(slice_id, indx, block, force=True)
 
     async def delete_slice(self, slice_id: int, size: int) -> None:
         """Delete all blocks of a slice of *size* bytes; missing ones are success. Raises the first error after having tried all."""

@@ -30,9 +30,11 @@ COMMANDS: Final = {
     "fsck": Command("jfs.cli.fsck", "check a volume, and repair what can be"),
     "gc": Command("jfs.cli.gc", "find unused objects; delete them, compact chunks"),
     "compact": Command("jfs.cli.compact", "rewrite fragmented files of a mount"),
+    "warmup": Command("jfs.cli.warmup", "bring files of a mount into its cache, or drop them from it"),
     "clone": Command("jfs.cli.clone", "copy a file or tree of a mount without copying data"),
     "summary": Command("jfs.cli.summary", "show how much lies below a directory of a mount"),
     "restore": Command("jfs.cli.restore", "take removed entries out of the trash"),
+    "tier": Command("jfs.cli.tier", "show the storage tiers of a volume"),
     "destroy": Command("jfs.cli.destroy", "remove a volume with all its data"),
     "version": Command("jfs.cli.version", "show the version"),
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),
@@ -40,7 +42,7 @@ COMMANDS: Final = {
     "worker": Command("jfs.cli.worker"),
 }
 # Commands of the real client that this one does not have.
-_ABSENT: Final = "bench changelog debug dump gateway load mdtest objbench profile stats sync tier warmup webdav"
+_ABSENT: Final = "bench changelog debug dump gateway load mdtest objbench profile stats sync webdav"
 _USAGE: Final = """\
 usage: jfs [-v | -q | --log-level LEVEL] [--no-color] COMMAND [arguments]
 

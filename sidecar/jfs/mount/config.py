@@ -1,19 +1,22 @@
 """The options of a mount: the real client's long flag names with its defaults (format §10.1), in one table.
 
 The same table serves the command line (`--cache-size 1G`), `-o cache-size=1G` of fstab, and the option lists of the
-operator. An option is used, or accepted with one log line because its feature does not exist yet (disk cache, backups …:
+operator. An option is used, or accepted with one log line because its feature does not exist yet (backups …:
 a mount of an existing volume must not fail over them), or refused by name; none is parsed and silently ignored.
 A leaf of `mount`: no I/O.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from jfs.chunk.local.options import Checksum, Eviction
 from jfs.errors import ConfigError
 from jfs.fuse.mounting import FLAGS
 from jfs.fuse.squash import Owner
+from jfs.mount.cache_options import CACHE_TABLE
+from jfs.mount.option import Option, at_least_one, choice, mebibytes, second_or_more, text, whole
 from jfs.mount.units import duration, megabits, size
 
 LEAST_BUFFER: Final = 32 << 20  # bytes; as the real client has it
@@ -41,6 +44,7 @@ class MountConfig:
     non_default_permission: bool = False
     max_fuse_io: int = 1 << 20
     allow_other: bool | None = None  # None: when root
+    fuse_resend: bool = True
     mount_flags: tuple[str, ...] = ()
     # metadata
     subdir: str = ""
@@ -72,6 +76,23 @@ class MountConfig:
     # data
     buffer_size: int = 300 << 20
     max_readahead: int = 0  # 0: eight blocks, within the buffer
+    prefetch: int = 1
+    cache_dir: str = ""  # "": the default one
+    cache_size: int = 100 << 30
+    cache_items: int = 0
+    cache_mode: int = 0o600
+    free_space_ratio: float = 0.1
+    cache_partial_only: bool = False
+    cache_large_write: bool = False
+    verify_cache_checksum: Checksum = "extend"
+    cache_eviction: Eviction = "2-random"
+    cache_scan_interval: float = 3600.0
+    cache_expire: float = 0.0
+    writeback: bool = False
+    writeback_threshold_size: int = 0
+    upload_delay: float = 0.0
+    upload_hours: tuple[int, int] | None = None
+    max_stage_write: int = 1000
     # metrics
     metrics: str = "127.0.0.1:9567"
     custom_labels: tuple[tuple[str, str], ...] = ()
@@ -90,59 +111,8 @@ class MountConfig:
         return frozenset(name for name, wanted in names if wanted)
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the table: how *text* becomes the value of *member*; flags take no value. *help* is shown by `--help`."""
-
-    name: str
-    member: str
-    parse: Callable[[str, str], Any] | None  # None: a flag
-    help: str = ""
-
-    @property
-    def is_flag(self) -> bool:
-        return self.parse is None
-
-
-def _text(option: str, text: str) -> str:
-    return text
-
-
-def _whole(option: str, text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise ConfigError(f"option {option}: {text!r} is not a whole number")
-    return number
-
-
-def _at_least_one(option: str, text: str) -> int:
-    number = _whole(option, text)
-    if number < 1:
-        raise ConfigError(f"option {option} must be at least 1")
-    return number
-
-
-def _second_or_more(option: str, text: str) -> float:
-    seconds = duration(option, text)
-    if seconds < 1:
-        raise ConfigError(f"option {option} must be at least 1s")
-    return seconds
-
-
-def _choice(*allowed: str) -> Callable[[str, str], str]:
-    def parse(option: str, text: str) -> str:
-        if text not in allowed:
-            raise ConfigError(f"option {option}: {text!r} is none of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def _mebibytes(option: str, text: str) -> int:
-    return size(option, text, "M")
+def _switch(option: str, text: str) -> bool:
+    return choice("on", "off")(option, text) == "on"
 
 
 def _fuse_io(option: str, text: str) -> int:
@@ -195,7 +165,7 @@ def _subdir(option: str, text: str) -> str:
 
 
 _TABLE: Final = (
-    Option("fuse-host", "fuse_host", _choice(*HOSTS), "who speaks FUSE: kernel (own protocol) or pyfuse3"),
+    Option("fuse-host", "fuse_host", choice(*HOSTS), "who speaks FUSE: kernel (own protocol) or pyfuse3"),
     Option("enable-xattr", "enable_xattr", None, "serve extended attributes"),
     Option("enable-cap", "enable_cap", None, "with enable-xattr: serve security.capability too"),
     Option("enable-selinux", "enable_selinux", None, "with enable-xattr: serve security.selinux too"),
@@ -207,11 +177,12 @@ _TABLE: Final = (
     Option("all-squash", "all_squash", _owner, "everybody counts as the user UID:GID (fuse-host kernel)"),
     Option("umask", "umask", _umask, "octal umask of what is made, besides the caller's"),
     Option("max-fuse-io", "max_fuse_io", _fuse_io, "largest FUSE request [1M]"),
+    Option("fuse-resend", "fuse_resend", _switch, "off: serve as on kernels before Linux 6.9 [on]"),
     Option("subdir", "subdir", _subdir, "show this directory of the volume as the root"),
-    Option("heartbeat", "heartbeat", _second_or_more, "interval of the session's heartbeat [12s]"),
+    Option("heartbeat", "heartbeat", second_or_more, "interval of the session's heartbeat [12s]"),
     Option("read-only", "read_only", None, "refuse every change"),
     Option("no-bgjob", "no_bgjob", None, "leave background jobs to other clients"),
-    Option("atime-mode", "atime_mode", _choice(*ATIME_MODES), "when atime is written [noatime]"),
+    Option("atime-mode", "atime_mode", choice(*ATIME_MODES), "when atime is written [noatime]"),
     Option("skip-dir-mtime", "skip_dir_mtime", duration, "younger times of a directory are not written again [100ms]"),
     Option("sort-dir", "sort_dir", None, "list directories by name"),
     Option("network-interfaces", "network_interfaces", _names, "interfaces whose addresses `status` shows, a,b [all]"),
@@ -220,48 +191,41 @@ _TABLE: Final = (
     Option("dir-entry-cache", "dir_entry_cache", duration, "entries of directories are believed for [1s]"),
     Option("negative-entry-cache", "negative_entry_cache", duration, "missing names are believed missing for [0]"),
     Option("readdir-cache", "readdir_cache", None, "let the kernel cache listings (fuse-host kernel)"),
-    Option("storage", "storage", _text, "object storage in place of the volume's setting"),
-    Option("bucket", "bucket", _text, "bucket in place of the volume's setting"),
+    Option("storage", "storage", text, "object storage in place of the volume's setting"),
+    Option("bucket", "bucket", text, "bucket in place of the volume's setting"),
     Option(
-        "storage-class", "storage_class", _text, "storage class of what is written, in place of the volume's setting"
+        "storage-class", "storage_class", text, "storage class of what is written, in place of the volume's setting"
     ),
-    Option("get-timeout", "get_timeout", _second_or_more, "longest GET [60s]"),
-    Option("put-timeout", "put_timeout", _second_or_more, "longest PUT [60s]"),
-    Option("io-retries", "io_retries", _whole, "tries after a failed one [10]"),
-    Option("max-uploads", "max_uploads", _at_least_one, "uploads at a time [20]"),
-    Option("max-downloads", "max_downloads", _at_least_one, "downloads at a time [200]"),
+    Option("get-timeout", "get_timeout", second_or_more, "longest GET [60s]"),
+    Option("put-timeout", "put_timeout", second_or_more, "longest PUT [60s]"),
+    Option("io-retries", "io_retries", whole, "tries after a failed one [10]"),
+    Option("max-uploads", "max_uploads", at_least_one, "uploads at a time [20]"),
+    Option("max-downloads", "max_downloads", at_least_one, "downloads at a time [200]"),
     Option("upload-limit", "upload_limit", megabits, "most Mbit/s of uploads, in place of the volume's setting"),
     Option("download-limit", "download_limit", megabits, "most Mbit/s of downloads, in place of the volume's setting"),
-    Option("max-deletes", "max_deletes", _whole, "deletions at a time, 0 for none [10]"),
+    Option("max-deletes", "max_deletes", whole, "deletions at a time, 0 for none [10]"),
     Option("check-storage", "check_storage", None, "put, get and delete a test object before mounting"),
-    Option("buffer-size", "buffer_size", _mebibytes, "memory for data on the way [300M]"),
-    Option("max-readahead", "max_readahead", _mebibytes, "largest read-ahead of a stream [8 blocks]"),
-    Option("metrics", "metrics", _text, "address of the metrics, empty for none [127.0.0.1:9567]"),
+    Option("buffer-size", "buffer_size", mebibytes, "memory for data on the way [300M]"),
+    Option("max-readahead", "max_readahead", mebibytes, "largest read-ahead of a stream [8 blocks]"),
+    *CACHE_TABLE,
+    Option("metrics", "metrics", text, "address of the metrics, empty for none [127.0.0.1:9567]"),
     Option("custom-labels", "custom_labels", _labels, "labels of all metrics, name:value;…"),
     Option("background", "background", None, "return when mounted"),
     Option("foreground", "foreground", None, "stay until unmounted"),
     Option("force", "force", None, "mount over a JuiceFS that is mounted there"),
     Option("disable-transparent-hugepage", "disable_transparent_hugepage", None, "small pages only for this process"),
-    Option("log", "log", _text, "file for the log of a background mount"),
+    Option("log", "log", text, "file for the log of a background mount"),
 )
 OPTIONS: Final = {option.name: option for option in _TABLE}
 
 # Features that do not exist yet and whose lack costs no correctness, with whether they take a value.
 WITHOUT_EFFECT: Final = {
     **dict.fromkeys(
-        (
-            *("cache-dir", "cache-mode", "cache-size", "cache-items", "free-space-ratio", "verify-cache-checksum"),
-            *("cache-eviction", "cache-scan-interval", "cache-expire", "writeback-threshold-size", "upload-delay"),
-            *("upload-hours", "max-stage-write", "open-cache", "open-cache-limit", "backup-meta", "skip-dir-nlink"),
-            *("prefetch", "log-id"),
-        ),
+        (*("open-cache", "open-cache-limit", "backup-meta", "skip-dir-nlink", "log-id"),),
         True,
     ),
     **dict.fromkeys(
-        (
-            *("cache-partial-only", "cache-large-write", "writeback", "backup-skip-trash", "fast-statfs", "no-syslog"),
-            *("no-usage-report", "no-agent", "no-color"),
-        ),
+        (*("backup-skip-trash", "fast-statfs", "no-syslog", "no-usage-report", "no-agent", "no-color"),),
         False,
     ),
 }

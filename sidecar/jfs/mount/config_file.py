@@ -11,6 +11,7 @@ from typing import Any
 from jfs.format.constants import CLIENT_VERSION
 from jfs.fuse.squash import Owner
 from jfs.mount.config import MountConfig
+from jfs.mount.data_path import cache_roots
 
 _NANO = 1_000_000_000
 _NO_UMASK = 0xFFFF
@@ -58,21 +59,37 @@ def text(
         },
         "Format": dict(setting),
         "Chunk": {
-            "CacheDir": "",
-            "CacheSize": 0,
+            "CacheDir": cache_roots(config, str(setting.get("UUID", ""))),
+            "CacheMode": config.cache_mode,
+            "CacheSize": config.cache_size,
+            "CacheItems": config.cache_items,
+            "CacheChecksum": config.verify_cache_checksum,
+            "CacheEviction": config.cache_eviction,
+            "CacheScanInterval": _nanoseconds(config.cache_scan_interval),
+            "CacheExpire": _nanoseconds(config.cache_expire),
+            "OSCache": True,
+            "FreeSpace": config.free_space_ratio,
+            "AutoCreate": True,
             "Compress": setting.get("Compression") or "none",
             "MaxUpload": config.max_uploads,
             "MaxDownload": config.max_downloads,
+            "MaxStageWrite": config.max_stage_write,
             "MaxRetries": config.io_retries,
             "UploadLimit": round((config.upload_limit or setting.get("UploadLimit") or 0) * 125_000),
             "DownloadLimit": round((config.download_limit or setting.get("DownloadLimit") or 0) * 125_000),
-            "Writeback": False,
+            "Writeback": config.writeback,
+            "WritebackThresholdSize": config.writeback_threshold_size or block_size + 1,
+            "UploadDelay": _nanoseconds(config.upload_delay),
+            "UploadHours": ",".join(map(str, config.upload_hours or ())),
             "HashPrefix": bool(setting.get("HashPrefix")),
             "BlockSize": block_size,
             "GetTimeout": _nanoseconds(config.get_timeout),
             "PutTimeout": _nanoseconds(config.put_timeout),
+            "CacheFullBlock": not config.cache_partial_only,
+            "CacheLargeWrite": config.cache_large_write,
             "BufferSize": config.buffer_size,
             "Readahead": config.max_readahead or 8 * block_size,
+            "Prefetch": config.prefetch,
         },
         "Security": {"EnableCap": config.enable_cap, "EnableSELinux": config.enable_selinux},
         "Port": {"PrometheusAgent": metrics},

@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
+from jfs.chunk.blocks import BlockStore
 from jfs.chunk.budget import Budget
 from jfs.chunk.compaction import SliceCopier
-from jfs.chunk.rate import RateLimit
 from jfs.chunk.reader import Reader, ReadLimits
 from jfs.chunk.writer import Writer
 from jfs.errors import ConfigError, FsError, ObjectUnavailable, VolumeError
@@ -26,9 +25,11 @@ from jfs.format.constants import CLIENT_VERSION, ROOT
 from jfs.format.setting import Setting
 from jfs.format.slices import Segment
 from jfs.fuse.accounting import Accounting
+from jfs.fuse.connection import Connection
 from jfs.fuse.handlers import Handlers
 from jfs.fuse.mounting import MountSpec
 from jfs.fuse.requests import Host, Timeouts
+from jfs.fuse.succession import restore
 from jfs.meta.connect import connect
 from jfs.meta.volume import Meta, MetaOptions, SessionInfo
 from jfs.meta.volume.compaction import CopySlice
@@ -37,12 +38,14 @@ from jfs.metrics import REGISTRY, SIZES
 from jfs.mount import config_file, measuring
 from jfs.mount.addresses import addresses
 from jfs.mount.config import LEAST_BUFFER, MountConfig, with_changes
+from jfs.mount.data_path import open_blocks, prefetcher
 from jfs.mount.hosts import make_host
 from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
 from jfs.mount.storage_check import check_storage
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_volume
+from jfs.survival.state_directory import StateDirectory
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.commands import Commands
 from jfs.vfs.information import Informant
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("jfs.mount")
 _DRAIN_SECONDS: Final = 3.0
+_LEAVING_DRAIN: Final = 0.5  # deletions that do not end meanwhile are queued in the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,9 @@ class StorageKeys:
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What to mount where. *meta_url* may hold a password and never gets into a message; *name* is the volume expected, "" any."""
+    """What to mount where. *meta_url* may hold a password and never gets into a message; *name* is the volume expected, "" any.
+    With *connection* a FUSE connection that exists is served instead; *state* is the directory of what survives this process.
+    With *drain* staged blocks are uploaded before the end: their directory may go with the pod."""
 
     meta_url: str = field(repr=False)
     mountpoint: str
@@ -77,6 +83,9 @@ class MountRequest:
     keys: StorageKeys = field(default_factory=StorageKeys, repr=False)
     name: str = ""
     passphrase: str = field(default="", repr=False)
+    connection: Connection | None = None
+    state: str | None = None
+    drain: bool = False
 
 
 class Mount:
@@ -94,8 +103,12 @@ class Mount:
         self._lost: VolumeError | None = None
         self._unstored: FsError | None = None
         self._opened_storage: ObjectStorage | None = None
+        self._blocks: BlockStore | None = None
         self._metrics: MetricsServer | None = None
         self._volume: measuring.Volume | None = None
+        self._state = StateDirectory()
+        self._handlers_made: Handlers | None = None
+        self._leaving = False
 
     @property
     def inflight(self) -> int:
@@ -103,14 +116,32 @@ class Mount:
         return self._host.inflight if self._host is not None else 0
 
     @property
+    def oldest(self) -> float:
+        """Seconds that the oldest of them has been waiting."""
+        return self._host.oldest if self._host is not None else 0.0
+
+    @property
+    def repeated(self) -> int:
+        """Requests that came a second time, since a predecessor had not answered them."""
+        return self._host.repeated if self._host is not None else 0
+
+    @property
+    def connection(self) -> Connection | None:
+        """What a successor of this process needs; None when the host cannot be succeeded."""
+        return self._host.connection if self._host is not None else None
+
+    @property
     def dirty_bytes(self) -> int:
         """Bytes written and not committed yet."""
         return self._writer.dirty_bytes if self._writer is not None else 0
 
     async def flush(self) -> None:
-        """Upload and commit everything written so far; FsError of the first failure."""
+        """Upload and commit everything written so far, where the cache goes with this process what is staged too; FsError of the first
+        failure."""
         if self._writer is not None:
             await self._writer.flush_all()
+        if self.request.drain and self._blocks is not None and self._blocks.staging is not None:
+            await self._blocks.staging.drain()
 
     # -- the way in ---------------------------------------------------------------------------------------------
 
@@ -124,6 +155,10 @@ class Mount:
 
     async def _start(self) -> None:
         request, config = self.request, self._config
+        if request.connection is not None:
+            self._undo.callback(_close_descriptor, request.connection.fd)  # the host has its own
+        self._state = StateDirectory(request.state)
+        self._undo.callback(self._close_state)
         if config.without_effect:
             log.warning("has no effect yet: %s", ", ".join(config.without_effect))
         if config.buffer_size < LEAST_BUFFER:
@@ -139,9 +174,9 @@ class Mount:
 
         compacted = measuring.compacted_sizes(REGISTRY)
 
-        async def copy_slice(slice_id: int, size: int, segments: Sequence[Segment]) -> None:
+        async def copy_slice(slice_id: int, size: int, segments: Sequence[Segment], tier: int) -> None:
             assert blocks is not None  # nothing is compacted before the session starts
-            await SliceCopier(blocks).copy(slice_id, size, segments)
+            await SliceCopier(blocks).copy(slice_id, size, segments, tier)
             compacted.observe(size)
 
         meta = await self._load(store, delete_objects, copy_slice)
@@ -152,22 +187,7 @@ class Mount:
                 f"the database holds volume {setting.name}, not {request.name}: check the metadata address"
             )
         storage = await self._storage(setting)
-        blocks = BlockStore(
-            storage,
-            BlockFormat(
-                block_size=setting.block_size, compression=setting.compression, hash_prefix=setting.hash_prefix
-            ),
-            BlockLimits(
-                get_timeout=config.get_timeout,
-                put_timeout=config.put_timeout,
-                io_retries=config.io_retries,
-                max_uploads=config.max_uploads,
-                max_downloads=config.max_downloads,
-                upload_rate=RateLimit(lambda: config.upload_limit or meta.setting.upload_limit),
-                download_rate=RateLimit(lambda: config.download_limit or meta.setting.download_limit),
-            ),
-            observe=measuring.object_observer(REGISTRY, config.storage_class or setting.storage_class),
-        )
+        blocks = self._blocks = await open_blocks(storage, config, lambda: meta.setting)
         budget = Budget(config.buffer_size)
         writer = self._writer = Writer(blocks, meta, budget)
         reader = Reader(
@@ -175,12 +195,12 @@ class Mount:
             meta,
             budget,
             ReadLimits(max_readahead=config.max_readahead or None, io_retries=config.io_retries),
+            prefetcher(blocks, config),
         )
         self._undo.push_async_callback(reader.close)
         host = self._host = self._handlers(meta, writer, reader)
         self._undo.push_async_callback(self._finish_writes, writer)
-        await meta.start_session()
-        self.sid = meta.sid
+        await self._begin_session(meta)
         meta.on_lost = self._volume_lost
         root = meta.root
 
@@ -192,11 +212,27 @@ class Mount:
 
         meta.on_entry_changed, meta.on_inode_changed = entry_changed, inode_changed
         await self._serve_metrics(setting)
+        if self._handlers_made is not None and request.connection is not None:
+            restored = await restore(self._handlers_made)
+            if request.connection.resume:
+                log.info("took over session %d with %d open files and directories", self.sid, restored)
         await host.mount()
         self._undo.push_async_callback(host.close)
         read, written = (REGISTRY.histogram(f"fuse_{name}_size_bytes", SIZES) for name in ("read", "written"))
         trimming = asyncio.create_task(trim_when_idle(lambda: read.sum + written.sum))
         self._undo.callback(trimming.cancel)
+
+    async def _begin_session(self, meta: Meta) -> None:
+        """Start a session, or go on with that of the predecessor on the same connection."""
+        state, connection = self._state, self.request.connection
+        sid = state.session(meta.setting.uuid) if connection is not None else 0
+        if not sid:
+            state.clear()
+            if connection is not None and connection.resume:
+                log.warning("there is no state of a predecessor: files that were open, and locks, are lost")
+        await meta.start_session(sid)
+        self.sid = meta.sid
+        state.begin(meta.setting.uuid, meta.sid)
 
     async def _load(self, store: "Store", delete_objects: DeleteObjects, copy_slice: CopySlice) -> Meta:
         config = self._config
@@ -213,6 +249,7 @@ class Mount:
             entry_timeout=config.entry_cache,
             dir_entry_timeout=config.dir_entry_cache,
             negative_timeout=config.negative_entry_cache,
+            hold_attrs=0.1 if self.request.state is None else 0.0,  # a successor would not know of them
         )
         try:
             meta = await Meta.load(
@@ -226,7 +263,12 @@ class Mount:
             await store.close()
             raise
         self._undo.push_async_callback(meta.close)
+        self._undo.push_async_callback(self._end_session, meta)
         return meta
+
+    async def _end_session(self, meta: Meta) -> None:
+        if self._leaving:
+            await meta.close_session(leave=True, drain=_LEAVING_DRAIN)
 
     async def _storage(self, setting: Setting) -> ObjectStorage:
         """The volume's storage, reachable and not another volume's. ConfigError, ObjectError, VolumeError."""
@@ -281,9 +323,11 @@ class Mount:
             handlers.entry_changed(parent, name)
 
         informant = Informant(meta, name=setting.name, block_size=setting.block_size, hash_prefix=setting.hash_prefix)
+        commands = Commands(meta, reader, informant, settle=settle, changed=changed)
+        self._undo.push_async_callback(commands.close)
         virtual = VirtualFiles(
             access_log,
-            Commands(meta, reader, informant, settle=settle, changed=changed),
+            commands,
             stats=stats,
             config=running_config,
             options=VirtualOptions(
@@ -292,7 +336,7 @@ class Mount:
                 trash=setting.trash_days > 0 and meta.root == ROOT,
             ),
         )
-        handlers = Handlers(
+        handlers = self._handlers_made = Handlers(
             meta,
             writer,
             reader,
@@ -309,6 +353,7 @@ class Mount:
             acls=setting.enable_acl,
             readdir_cache=config.readdir_cache,
             access_checked=not config.non_default_permission,
+            table=self._state.handles,
         )
         volume = self._volume = measuring.Volume(
             REGISTRY, meta, writer, lambda: len(handlers.files), subdir=config.subdir
@@ -321,7 +366,9 @@ class Mount:
             flags=config.mount_flags,
             max_read=config.max_fuse_io,
         )
-        host = make_host(config, handlers, Accounting(REGISTRY, access_log), spec)
+        host = make_host(
+            config, handlers, Accounting(REGISTRY, access_log), spec, self.request.connection, self._state.journal
+        )
         handlers.invalidator = host.invalidator
         return host
 
@@ -382,6 +429,20 @@ class Mount:
             log.warning("files are still open on %s: their users lose them", self.request.mountpoint)
             await host.close()
 
+    def leave(self) -> None:
+        """End without unmounting: store what is written, and leave connection, session and state to a successor."""
+        if self._stopping is None:
+            self._leaving = True
+            self._stopping = asyncio.create_task(self._leave())
+
+    async def _leave(self) -> None:
+        assert self._host is not None
+        try:
+            await self.flush()  # what can be stored while requests are still answered need not be waited for afterwards
+        except FsError as error:
+            log.warning("not everything written could be stored before the connection is left: %s", error)
+        self._host.leave()
+
     def _volume_lost(self, reason: VolumeError) -> None:
         self._lost = reason
         self.stop()
@@ -392,9 +453,19 @@ class Mount:
         except FsError as error:
             self._unstored = error
 
+    def _close_state(self) -> None:
+        self._state.close(keep=self._leaving)
+
     async def _close_storage(self) -> None:
-        if self._opened_storage is not None:
+        if self._blocks is not None:
+            await self._blocks.close()
+        elif self._opened_storage is not None:
             await self._opened_storage.close()
 
     async def _close(self) -> None:
         await self._undo.aclose()
+
+
+def _close_descriptor(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)

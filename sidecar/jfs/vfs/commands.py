@@ -2,26 +2,25 @@
 
 Rights are the caller's, checked here. What is removed or made behind the kernel's back is told to it by *changed*. What this mount has
 written is committed before a clone looks at it. Commands that JuiceFS sends itself only (1000, 1001) and unknown ones end with
-EINVAL. Warming up ends with ENOTSUP, since there is no cache that outlives a minute; what is in memory can be asked for and dropped.
+EINVAL. What they do with the cache is in `warmup.py`.
 Concurrency: any number of requests at once; one event loop.
 """
 
 import errno
 import json
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from jfs.chunk.naming import block_count, block_length
 from jfs.chunk.reader import Reader
 from jfs.errors import FsError, JfsError
-from jfs.format.constants import DIRECTORY, FILE, ROOT, SPECIAL, SYMLINK
-from jfs.meta.model.attr import Attr
+from jfs.format.constants import DIRECTORY, SPECIAL
 from jfs.meta.operations.cloning import PRESERVE
 from jfs.meta.volume import Caller, Meta
 from jfs.vfs.control import Progress, data
 from jfs.vfs.information import Informant, legacy_text
 from jfs.vfs.summary import Summary
+from jfs.vfs.warmup import Warmer
 
 RMR: Final = 1002
 LEGACY_INFO: Final = 1003
@@ -30,8 +29,6 @@ INFO_V2: Final = 1005
 CLONE: Final = 1006
 SUMMARY: Final = 1007
 COMPACT_PATH: Final = 1008
-_WARM, _EVICT, _CHECK = range(3)
-_MEMORY: Final = "memory"  # where warmed blocks lie, in place of a cache directory
 _DONE: Final = b"\0"
 
 
@@ -48,19 +45,23 @@ class Commands:
         changed: Callable[[int, bytes], None],
     ) -> None:
         self._meta = meta
-        self._reader = reader
         self._informant = informant
+        self._warmer = Warmer(meta, reader)
         self._settle = settle
         self._changed = changed
         self._known: dict[int, Callable[[bytes, Caller, Progress], Awaitable[bytes]]] = {
             RMR: self._rmr,
             LEGACY_INFO: self._legacy_info,
-            FILL_CACHE: self._fill_cache,
+            FILL_CACHE: self._warmer,
             INFO_V2: self._info,
             CLONE: self._clone,
             SUMMARY: self._summary,
             COMPACT_PATH: self._compact,
         }
+
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        await self._warmer.close()
 
     async def __call__(self, command: int, body: bytes, caller: Caller, progress: Progress) -> bytes:
         known = self._known.get(command)
@@ -141,82 +142,6 @@ class Commands:
         chunks, size = await self._meta.compact(ino, max(threads, 1))
         progress(chunks, size)
         return _DONE
-
-    # -- cache ----------------------------------------------------------------------------------------------------
-
-    async def _fill_cache(self, body: bytes, caller: Caller, progress: Progress) -> bytes:
-        (length,) = struct.unpack_from(">I", body)
-        paths = body[4 : 4 + length].split(b"\n")
-        rest = body[4 + length :]
-        action = rest[3] if len(rest) > 3 else _WARM
-        if action not in (_EVICT, _CHECK):
-            raise FsError(errno.ENOTSUP if action == _WARM else errno.EINVAL)
-        files = slices = total = missed = 0
-        for path in paths:
-            async for ino in self._files(caller, path):
-                files += 1
-                for _, records in await self._meta.file_chunks(ino):
-                    for record in records:
-                        if not record.id:
-                            continue
-                        slices += 1
-                        total += record.size
-                        missed += self._missing(record.id, record.size, evict=action == _EVICT)
-                progress(files, total)
-        kept = {_MEMORY: total - missed} if action == _CHECK and total > missed else {}
-        answer = {"FileCount": files, "SliceCount": slices, "TotalBytes": total, "Locations": kept}
-        return data(json.dumps(answer | {"MissBytes": missed if action == _CHECK else 0}).encode())
-
-    def _missing(self, slice_id: int, size: int, *, evict: bool) -> int:
-        """Bytes of a slice that are not in memory; with *evict* none is afterwards."""
-        missing, block_size = 0, self._reader.blocks.block_size
-        for indx in range(block_count(size, block_size)):
-            name = (slice_id, indx)
-            if name not in self._reader.cache:
-                missing += block_length(size, indx, block_size)
-            elif evict:
-                self._reader.cache.drop(name)
-        return missing
-
-    async def _files(self, caller: Caller, path: bytes) -> AsyncIterator[int]:
-        """The files at and below *path* of the mount; none when there is nothing."""
-        try:
-            ino, attr = await self._resolve(caller, path)
-        except FsError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return
-            raise
-        if attr.kind != DIRECTORY:
-            if attr.kind == FILE:
-                yield ino
-            return
-        waiting = [ino]
-        while waiting:
-            async for page in self._meta.list_directory(caller, waiting.pop(), plus=False):
-                for entry in page.entries:
-                    if entry.kind == DIRECTORY:
-                        waiting.append(entry.ino)
-                    elif entry.kind == FILE:
-                        yield entry.ino
-
-    async def _resolve(self, caller: Caller, path: bytes) -> tuple[int, Attr]:
-        at, attr = ROOT, await self._meta.getattr(ROOT)
-        for name in path.split(b"/"):
-            if name not in (b"", b"."):
-                at, attr = await self._meta.lookup(caller, at, name)
-        if attr.kind == SYMLINK:
-            target = await self._meta.readlink(at)
-            if not target.startswith(b"/"):
-                return await self._resolve_once(caller, path.rpartition(b"/")[0] + b"/" + target)
-        return at, attr
-
-    async def _resolve_once(self, caller: Caller, path: bytes) -> tuple[int, Attr]:
-        """As `_resolve`, for what a link points to: another link there is not followed."""
-        at, attr = ROOT, await self._meta.getattr(ROOT)
-        for name in path.split(b"/"):
-            if name not in (b"", b"."):
-                at, attr = await self._meta.lookup(caller, at, name)
-        return at, attr
 
 
 def _name(body: bytes, start: int, length: int) -> tuple[bytes, bytes]:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _ERRORS: Final = 3  # within …
 _WITHIN: Final = 60.0  # … seconds take a directory out of use
 _PAGE: Final = 10_000  # files that a scan gives at a time
+_UNMADE: Final = "-"  # the name of a directory that is made with its first block
 _STALE: Final = 600.0  # seconds after which an unfinished file is nobody's
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -106,6 +107,9 @@ class CacheDirectory:
 
     def prepare(self) -> None:
         """*Thread.* Make the directory usable, and remember which device it is on. OSError when that is impossible."""
+        if not self._options.eager and self.name != _UNMADE and not os.path.exists(self.root + LOCK):
+            self.name = _UNMADE
+            return
         os.makedirs(self.path, exist_ok=True)
         self._make(self.root)
         name = self._lock()
@@ -140,6 +144,8 @@ class CacheDirectory:
                 self.prepare()
                 log.info("the cache directory %s is used again", self.path)
                 return False
+            if self.name == _UNMADE:
+                return True
             try:
                 with open(self.root + LOCK, encoding="ascii") as file:
                     same = file.read().strip() == self.name
@@ -247,6 +253,8 @@ class CacheDirectory:
         try:
             fd = os.open(temporary, flags, mode)
         except FileNotFoundError:
+            if self.name == _UNMADE:
+                self.prepare()
             self._make(os.path.dirname(path))
             fd = os.open(temporary, flags, mode)
         try:

@@ -240,7 +240,7 @@ class DiskCache:
 
     # -- changing
 
-    def put(self, slice_id: int, indx: int, data: Data) -> bool:
+    def put(self, slice_id: int, indx: int, data: Data, *, force: bool = False) -> bool:
         length = len(data)
         number = ident(slice_id, indx)
         if not self.takes(length):
@@ -254,7 +254,7 @@ class DiskCache:
             return True
         if directory.lacking or not directory.index.takes(length):
             return False
-        if self._queued and self._queued + length > _QUEUE:
+        if self._queued and self._queued + length > _QUEUE and not force:
             self._drops.value += 1
             return False
         self._pending[number] = data
@@ -307,7 +307,7 @@ class DiskCache:
     async def _work(self) -> None:
         """Write what is queued, remove what is doomed, evict what is too much."""
         try:
-            while self._pending or self._doomed or any(each.index.is_over for each in self.directories):
+            while True:
                 await self._write_some()
                 await self._remove_some()
                 if not await self._evict() and not self._pending and not self._doomed:
@@ -416,7 +416,7 @@ class DiskCache:
             self._failed(directory, error)
         finally:
             del self._added[directory]
-        if directory.index.is_over:
+        if directory.index.is_over or directory.lacking:
             self._wake()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

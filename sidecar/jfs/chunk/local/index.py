@@ -95,9 +95,8 @@ class Index:
         if goal == self.used and most == len(self._blocks):
             return []
         gone: list[tuple[int, int]] = []
-        for number in self._order():
-            if self.used <= goal and len(self._blocks) <= most:
-                break
+        order = self._order()
+        while (self.used > goal or len(self._blocks) > most) and (number := next(order, None)) is not None:
             gone.append((number, self.remove(number)))
         return gone
 

@@ -39,8 +39,8 @@ class LocalCache(Protocol):
         """In which place (as `warmup --check` shows it) the block is; None when nowhere."""
         ...
 
-    def put(self, slice_id: int, indx: int, data: Data) -> bool:
-        """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped."""
+    def put(self, slice_id: int, indx: int, data: Data, *, force: bool = False) -> bool:
+        """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped, except with *force*."""
         ...
 
     def missed(self, count: int) -> None:

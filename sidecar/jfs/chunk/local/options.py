@@ -27,6 +27,7 @@ class CacheOptions:
     expire: float = 0.0
     partial_only: bool = False
     large_write: bool = False
+    eager: bool = True  # make the directories at once, not with the first block
 
 
 def default_directory() -> str:

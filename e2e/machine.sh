@@ -3,10 +3,10 @@
 # Does nothing when everything is there. usage: machine.sh base|full
 set -eu
 base="python3 python3-venv python3-dev gcc pkg-config fuse3 libfuse3-dev ca-certificates"
-full="redis-server etcd-server containerd runc containernetworking-plugins busybox-static iproute2 iptables conntrack
+full="redis-server etcd-server postgresql mariadb-server containerd runc containernetworking-plugins busybox-static iproute2 iptables conntrack
  buildah debootstrap util-linux procps libc6-dev kmod acl attr"
 # Services of these packages: every test and every node starts its own instance.
-services="redis-server etcd containerd"
+services="redis-server etcd containerd postgresql mariadb"
 wanted=$base
 [ "$1" = full ] && wanted="$base $full"
 missing=""

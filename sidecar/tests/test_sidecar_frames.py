@@ -62,10 +62,12 @@ def test_attach() -> None:
 def test_what_we_send_is_what_the_contract_says() -> None:
     assert json.loads(frames.encode(frames.hello("s", "0.1", [("v", 3)]))) == {
         "type": "HELLO",
-        "proto": [1],
+        "proto": [1, 2],
         "session": "s",
         "sidecarVersion": "0.1",
         "attached": [{"volume": "v", "gen": 3}],
     }
-    assert frames.beat([("v", 3, 1, 2)])["volumes"] == [{"volume": "v", "gen": 3, "inflight": 1, "dirtyBytes": 2}]
+    assert frames.beat([("v", 3, 1, 2, 40)])["volumes"] == [
+        {"volume": "v", "gen": 3, "inflight": 1, "dirtyBytes": 2, "oldestMs": 40}
+    ]
     assert frames.error("v", 3, "c", "m", True)["retryable"] is True

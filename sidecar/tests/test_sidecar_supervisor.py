@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jfs.sidecar.actions import Start
 from jfs.sidecar.supervisor import Supervisor
-from jfs.sidecar.volumes import Start
 from test_sidecar_frames import packets
 
 HERE = Path(__file__).parent
@@ -53,7 +53,12 @@ class Pod:
                 [sys.executable, "-c", RUN, str(self.control), str(HERE / "sidecar_fake_worker.py")],
                 stderr=log,
                 text=True,
-                env={**os.environ, "JFS_GRACE_SECONDS": "20", **environment},
+                env={
+                    **os.environ,
+                    "JFS_GRACE_SECONDS": "20",
+                    "JFS_STATE": str(self.control.parent),
+                    **environment,
+                },
             )
 
     def accept(self) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def test_the_socket_may_come_later(pod: Pod) -> None:
     pod.until_logged("cannot be reached")
     pod.listen()
     hello = pod.welcome()
-    assert (hello["proto"], hello["attached"]) == ([1], [])
+    assert (hello["proto"], hello["attached"]) == ([1, 2], [])
     assert pod.terminate() == 0
     assert pod.log.read_text().count("cannot be reached") == 1
 
@@ -282,7 +287,7 @@ def test_a_broken_protocol_closes_the_connection_with_one_sentence(
     pod.listen()
     pod.start()
     pod.accept()
-    before = after or ([] if "WELCOME" in says or b'"proto": 2' in packet else [WELCOME])
+    before = after or ([] if "WELCOME" in says or b'"proto": 3' in packet else [WELCOME])
     for frame in before:
         pod.send(frame)
     pod.send(packet)
@@ -297,10 +302,10 @@ def test_a_broken_protocol_closes_the_connection_with_one_sentence(
 
 def test_unknown_frames_are_ignored(connected: Pod) -> None:
     pod = connected
-    pod.send({"type": "UPDATE", "volume": "v"})
+    pod.send({"type": "NOVELTY", "volume": "v"})
     pod.attach("v", 1)
     assert pod.receive()["type"] == "READY"
-    assert "type UPDATE is unknown here and ignored" in pod.log.read_text()
+    assert "type NOVELTY is unknown here and ignored" in pod.log.read_text()
 
 
 def test_orphans_are_reaped(connected: Pod) -> None:

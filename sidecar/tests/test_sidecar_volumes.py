@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 from jfs.sidecar import frames
-from jfs.sidecar.volumes import Action, ClearMount, Close, Command, Log, Phase, Send, Start, Stop, Volumes, document
+from jfs.sidecar.actions import Action, ClearMount, Close, Command, Drop, Log, Send, Start, Stop
+from jfs.sidecar.volume import Phase, document
+from jfs.sidecar.volumes import Volumes
 
 
 def attach(generation: int = 1, volume: str = "v", **secrets: Any) -> frames.Attach:
@@ -16,7 +18,7 @@ def sent(actions: list[Action]) -> list[dict[str, Any]]:
 
 
 def kinds(actions: list[Action]) -> list[str]:
-    return [type(action).__name__ for action in actions if not isinstance(action, Log)]
+    return [type(action).__name__ for action in actions if not isinstance(action, Log | Drop)]
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_quiesce_and_detach_of_what_is_not_mounted(volumes: Volumes) -> None:
 def test_a_worker_that_dies_while_flushing_answers_with_what_was_dirty(volumes: Volumes) -> None:
     mounted(volumes)
     volumes.worker_said("v", {"event": "beat", "inflight": 2, "dirty_bytes": 4096})
-    assert volumes.beats() == [("v", 1, 2, 4096)]
+    assert volumes.beats() == [("v", 1, 2, 4096, 0)]
     volumes.frame(frames.Quiesce("v", 1, 4000))
     assert frames.flushed("v", 1, 4096) in sent(volumes.worker_ended("v", "by signal 9"))
 

@@ -47,7 +47,7 @@ class Accounting:
     def finish(
         self,
         operation: Operation,
-        caller: tuple[int, ...],
+        caller: tuple[Any, ...],
         args: tuple[Any, ...],
         result: Any,
         error: int,

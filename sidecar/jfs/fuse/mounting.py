@@ -67,15 +67,25 @@ class Attached:
 
     def __init__(self, spec: MountSpec) -> None:
         """Mount; the descriptor is close-on-exec and non-blocking. MountError."""
-        self.mountpoint = spec.mountpoint
-        self.fd = _mount_by_kernel(spec) if os.geteuid() == 0 else _mount_by_helper(spec)
-        os.set_blocking(self.fd, False)
-        mounted = mountinfo.find(spec.mountpoint)
+        self._take(spec.mountpoint, _mount_by_kernel(spec) if os.geteuid() == 0 else _mount_by_helper(spec))
+
+    @classmethod
+    def adopted(cls, spec: MountSpec, fd: int) -> "Attached":
+        """The mountpoint of a connection that another process attached; without a mountpoint there is nothing to detach."""
+        attached = cls.__new__(cls)
+        attached._take(spec.mountpoint, fd)
+        return attached
+
+    def _take(self, where: str, fd: int) -> None:
+        self.mountpoint = where
+        self.fd = fd
+        os.set_blocking(fd, False)
+        mounted = mountinfo.find(where) if where else None
         self._device = mounted.device if mounted is not None else ""
 
     def detach(self) -> None:
         """Take the mountpoint away, lazily, if it is still this mount: another one may lie there by now. Idempotent."""
-        mounted = mountinfo.find(self.mountpoint)
+        mounted = mountinfo.find(self.mountpoint) if self._device else None
         if mounted is not None and mounted.device == self._device:
             with contextlib.suppress(MountError):  # somebody else was faster
                 detach(self.mountpoint, lazy=True)

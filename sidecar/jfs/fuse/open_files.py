@@ -57,12 +57,13 @@ class OpenFiles:
         attributes are read again, which drops what is cached of other content."""
         ino, locks = handle.ino, self.meta.locks
         if wanted.kind == UNLOCK:
-            if locks.holds(ino, owner) and self._writer.is_dirty(ino):
-                await self._writer.settle(ino)
-        elif handle.owners is None:
-            handle.owners = {owner}
-        else:
-            handle.owners.add(owner)
+            if locks.holds(ino, owner):
+                if self._writer.is_dirty(ino):
+                    await self._writer.settle(ino)
+                if self.meta.holds_attrs(ino):
+                    await self.meta.settle_attrs(ino)
+        elif handle.owners is None or owner not in handle.owners:
+            self.files.owned(handle, owner)
         if flock:
             await locks.flock(ino, owner, wanted.kind, wait=wait)
         else:
@@ -131,6 +132,7 @@ class OpenFiles:
     async def syncfs(self, caller: Caller, ino: int) -> None:
         """syncfs(2): everything written here is uploaded and committed."""
         await self._writer.flush_all()
+        await self.meta.settle_all_attrs()
 
     # -- inode flags --------------------------------------------------------------------------------------------
 

@@ -52,6 +52,25 @@ class Pyfuse3Host:
         """Requests whose handlers have not ended."""
         return self._operations.inflight
 
+    @property
+    def oldest(self) -> float:
+        """Not known: libfuse keeps the requests."""
+        return 0.0
+
+    @property
+    def repeated(self) -> int:
+        """None: libfuse's connection cannot be taken over."""
+        return 0
+
+    @property
+    def connection(self) -> None:
+        """None: libfuse's connection cannot be taken over."""
+        return
+
+    def leave(self) -> None:
+        """As there is no successor: unmount."""
+        self.unmount()
+
     async def mount(self) -> None:
         """Attach the mountpoint and give its descriptor to libfuse."""
         self._attached = Attached(self._spec)
@@ -307,6 +326,7 @@ class _Operations(pyfuse3.Operations):
                         raise pyfuse3.FUSEError(errno_of(error, "readdir", (fh,))) from None
                 if not pyfuse3.readdir_reply(token, item.name, self._attributes(item.ino, attr), cookie):
                     return
+                self._handlers.files.tell(item.ino, attr)
 
     async def releasedir(self, fh: int) -> None:
         await self._run("releasedir", None, 0, fh)

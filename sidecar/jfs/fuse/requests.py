@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
+from jfs.fuse.connection import Connection
 from jfs.meta.volume import NOW, AttrChange
 
 # Bits of SetAttr.valid: those of the FUSE protocol (linux/fuse.h FATTR_*), which the access log shows.
@@ -112,6 +113,25 @@ class Host(Protocol):
 
     async def close(self) -> None:
         """End what is running and close the descriptor."""
+        ...
+
+    def leave(self) -> None:
+        """Answer nothing more, and leave the mount to a successor: `serve` returns, and `close` does not detach it."""
+        ...
+
+    @property
+    def connection(self) -> Connection | None:
+        """What a successor needs once the first request was answered; None when there can be none."""
+        ...
+
+    @property
+    def oldest(self) -> float:
+        """Seconds that the oldest request has been waiting, those that wait for locks apart."""
+        ...
+
+    @property
+    def repeated(self) -> int:
+        """Requests that a predecessor had read and not answered."""
         ...
 
     @property

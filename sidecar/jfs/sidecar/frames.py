@@ -1,8 +1,9 @@
-"""Frames of the control socket, version 1, as the sidecar sees them: one JSON object per SOCK_SEQPACKET packet.
+"""Frames of the control socket, versions 1 and 2, as the sidecar sees them: one JSON object per SOCK_SEQPACKET packet.
 
-    sidecar → node  HELLO READY ERROR BEAT FLUSHED DETACHED
-    node → sidecar  WELCOME REFUSED ATTACH QUIESCE DETACH
+    sidecar → node  HELLO READY ERROR BEAT FLUSHED DETACHED      version 2: DEPOSIT+fd STATE ENDING
+    node → sidecar  WELCOME REFUSED ATTACH QUIESCE DETACH        version 2: ATTACH+fd UPDATE END
 
+Version 2 hands over FUSE connections: a frame that carries a descriptor says `"fds": 1`.
 What the node service sends is checked for shape here, so that the state machine works on known fields. A bad frame
 raises `BadFrame` with a sentence that never quotes the frame (it may carry credentials); the connection is then closed.
 A type unknown to this version decodes to None and is ignored. Pure.
@@ -11,7 +12,8 @@ A type unknown to this version decodes to None and is ignored. Pure.
 import json
 from typing import Any, NamedTuple
 
-PROTO = 1
+VERSIONS = (1, 2)
+PRIVILEGED, RESTRICTED = "privileged", "restricted"
 LIMIT = 1 << 20  # bytes of a packet
 
 
@@ -22,6 +24,7 @@ class BadFrame(ValueError):
 class Welcome(NamedTuple):
     node: str
     pod_uid: str
+    proto: int = 1
 
 
 class Refused(NamedTuple):
@@ -29,7 +32,8 @@ class Refused(NamedTuple):
 
 
 class Attach(NamedTuple):
-    """Mount a volume. `secrets` are the keys of the volume's Secret; they stay in this process and the worker."""
+    """Serve a volume. `secrets` are the keys of the volume's Secret; they stay in this process and the worker. With `init` the
+    frame brings the descriptor of a FUSE connection whose INIT settled just that; `resume`: it was served before."""
 
     volume: str
     generation: int
@@ -37,9 +41,30 @@ class Attach(NamedTuple):
     read_only: bool
     options: tuple[str, ...]
     secrets: dict[str, Any]
+    mode: str = PRIVILEGED
+    init: dict[str, int] | None = None
+    resume: bool = False
 
     def __repr__(self) -> str:
         return f"Attach({self.volume!r}, {self.generation})"
+
+
+class Update(NamedTuple):
+    """Other options or credentials for a volume that is served."""
+
+    volume: str
+    generation: int
+    options: tuple[str, ...]
+    secrets: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Update({self.volume!r}, {self.generation})"
+
+
+class End(NamedTuple):
+    """The answer to ENDING: whether mounts and sessions are left to a successor."""
+
+    keep: bool
 
 
 class Quiesce(NamedTuple):
@@ -53,7 +78,7 @@ class Detach(NamedTuple):
     generation: int
 
 
-Incoming = Welcome | Refused | Attach | Quiesce | Detach
+Incoming = Welcome | Refused | Attach | Quiesce | Detach | Update | End
 
 
 def encode(frame: dict[str, Any]) -> bytes:
@@ -73,9 +98,9 @@ def decode(packet: bytes) -> Incoming | None:
         raise BadFrame("The frame is not an object with a type.")
     match frame["type"]:
         case "WELCOME":
-            if frame.get("proto") != PROTO:
-                raise BadFrame(f"The node service chose a version of the protocol that is not {PROTO}.")
-            return Welcome(_text(frame, "node"), _text(frame, "podUID"))
+            if frame.get("proto") not in VERSIONS:
+                raise BadFrame(f"The node service chose a version of the protocol that is none of {VERSIONS}.")
+            return Welcome(_text(frame, "node"), _text(frame, "podUID"), frame["proto"])
         case "REFUSED":
             return Refused(_text(frame, "message"))
         case "ATTACH":
@@ -84,6 +109,12 @@ def decode(packet: bytes) -> Incoming | None:
             return Quiesce(_volume(frame), _number(frame, "gen"), _number(frame, "deadlineMs"))
         case "DETACH":
             return Detach(_volume(frame), _number(frame, "gen"))
+        case "UPDATE":
+            return Update(_volume(frame), _number(frame, "gen"), _options(frame), _secrets(frame))
+        case "END":
+            if not isinstance(frame.get("keep"), bool):
+                raise BadFrame("Field keep of the END frame is missing or not true or false.")
+            return End(frame["keep"])
         case _:
             return None
 
@@ -95,19 +126,45 @@ def kind(packet: bytes) -> str:
 
 def _attach(frame: dict[str, Any]) -> Attach:
     volume = _volume(frame)
-    if frame.get("mode") != "privileged":
-        raise BadFrame("The ATTACH frame asks for a mode this sidecar does not know; only privileged is.")
-    if frame.get("mountpoint") != f"volumes/{volume}":
+    mode = frame.get("mode")
+    if mode not in (PRIVILEGED, RESTRICTED):
+        raise BadFrame("The ATTACH frame asks for a mode this sidecar does not know; privileged and restricted are.")
+    mountpoint = "" if mode == RESTRICTED else f"volumes/{volume}"
+    if frame.get("mountpoint") != mountpoint:
         raise BadFrame("The ATTACH frame names a mount point outside the volume's directory.")
-    config, secrets = frame.get("config"), frame.get("secrets")
-    options = config.get("options") if isinstance(config, dict) else None
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise BadFrame("Field config of the ATTACH frame has no list of options.")
-    if not isinstance(secrets, dict):
-        raise BadFrame("Field secrets of the ATTACH frame is missing or not an object.")
     if not isinstance(frame.get("readOnly"), bool):
         raise BadFrame("Field readOnly of the ATTACH frame is missing or not true or false.")
-    return Attach(volume, _number(frame, "gen"), f"volumes/{volume}", frame["readOnly"], tuple(options), secrets)
+    init = frame.get("init")
+    if (frame.get("fds", 0) == 1) != (init is not None) or (mode == RESTRICTED and init is None):
+        raise BadFrame("The ATTACH frame has a descriptor without INIT's parameters, or these without a descriptor.")
+    if init is not None and not (isinstance(init, dict) and all(type(value) is int for value in init.values())):
+        raise BadFrame("Field init of the ATTACH frame is not an object of numbers.")
+    return Attach(
+        volume,
+        _number(frame, "gen"),
+        mountpoint,
+        frame["readOnly"],
+        _options(frame),
+        _secrets(frame),
+        mode,
+        init,
+        frame.get("resume") is True,
+    )
+
+
+def _options(frame: dict[str, Any]) -> tuple[str, ...]:
+    config = frame.get("config")
+    options = config.get("options") if isinstance(config, dict) else None
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise BadFrame(f"Field config of the {frame['type']} frame has no list of options.")
+    return tuple(options)
+
+
+def _secrets(frame: dict[str, Any]) -> dict[str, Any]:
+    secrets = frame.get("secrets")
+    if not isinstance(secrets, dict):
+        raise BadFrame(f"Field secrets of the {frame['type']} frame is missing or not an object.")
+    return secrets
 
 
 def _volume(frame: dict[str, Any]) -> str:
@@ -135,7 +192,7 @@ def _number(frame: dict[str, Any], name: str) -> int:
 def hello(session: str, version: str, attached: list[tuple[str, int]]) -> dict[str, Any]:
     return {
         "type": "HELLO",
-        "proto": [PROTO],
+        "proto": list(VERSIONS),
         "session": session,
         "sidecarVersion": version,
         "attached": [{"volume": volume, "gen": generation} for volume, generation in attached],
@@ -157,13 +214,13 @@ def error(volume: str, generation: int, code: str, message: str, retryable: bool
     }
 
 
-def beat(volumes: list[tuple[str, int, int, int]]) -> dict[str, Any]:
-    """`volumes`: (volume, generation, requests in flight, dirty bytes)."""
+def beat(volumes: list[tuple[str, int, int, int, int]]) -> dict[str, Any]:
+    """`volumes`: (volume, generation, requests in flight, dirty bytes, milliseconds that the oldest request waits)."""
     return {
         "type": "BEAT",
         "volumes": [
-            {"volume": volume, "gen": generation, "inflight": inflight, "dirtyBytes": dirty}
-            for volume, generation, inflight, dirty in volumes
+            {"volume": volume, "gen": generation, "inflight": inflight, "dirtyBytes": dirty, "oldestMs": oldest}
+            for volume, generation, inflight, dirty, oldest in volumes
         ],
     }
 
@@ -174,3 +231,25 @@ def flushed(volume: str, generation: int, dirty_bytes: int) -> dict[str, Any]:
 
 def detached(volume: str, generation: int) -> dict[str, Any]:
     return {"type": "DETACHED", "volume": volume, "gen": generation}
+
+
+def deposit(volume: str, generation: int, init: dict[str, int]) -> dict[str, Any]:
+    """Sent with a copy of the FUSE connection's descriptor."""
+    return {"type": "DEPOSIT", "volume": volume, "gen": generation, "fds": 1, "init": init}
+
+
+def state(volume: str, generation: int, sid: int, restarts: int, stall_ms: int, replayed: int) -> dict[str, Any]:
+    """`stall_ms`: how long nobody served the volume the last time that its worker ended."""
+    return {
+        "type": "STATE",
+        "volume": volume,
+        "gen": generation,
+        "sid": sid,
+        "restarts": restarts,
+        "lastStallMs": stall_ms,
+        "replayed": replayed,
+    }
+
+
+def ending() -> dict[str, Any]:
+    return {"type": "ENDING"}

@@ -25,6 +25,12 @@ def kinds_at(path: str) -> list[str]:
     return kinds
 
 
+def released(path: str) -> bool:
+    """Unmount what lies on the directory unless some process uses it, in whatever mount namespace; whether it is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return not kinds_at(path) or libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW) == 0
+
+
 def clear(path: str) -> int:
     """Detach every mount on the directory; how many there were. Raises OSError if the kernel refuses."""
     taken = 0

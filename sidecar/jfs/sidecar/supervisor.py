@@ -1,10 +1,13 @@
 """`jfs sidecar --control DIR`: first process of the sidecar's container; keeps the control session and the workers.
 
-One thread and one selector: the control socket, the workers' pipes, a wake-up pipe for signals, and the nearest deadline.
+One thread and one selector: the control socket, the workers' sockets, a wake-up pipe for signals, and the nearest deadline.
 What is to be done is decided by `volumes.py`; this module does it. Invariant: nothing here blocks on a volume – no path
 below a mount point is ever looked at. As process 1 it also reaps whatever is orphaned in the container.
 
-SIGTERM: all workers flush and unmount within JFS_GRACE_SECONDS, then exit status 0.
+It holds a descriptor of each volume's FUSE connection (`connections.py`): a worker that dies is followed by another one, forked
+from the zygote, which serves the same connection. What a worker leaves for that is in the state directory.
+
+SIGTERM: all workers flush and end within JFS_GRACE_SECONDS, then exit status 0; `ending.py` says what becomes of the mounts.
 """
 
 import argparse
@@ -16,14 +19,38 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from jfs.sidecar import frames, mounts
-from jfs.sidecar.volumes import BROKEN_SECONDS, Action, ClearMount, Close, Command, Log, Send, Start, Stop, Volumes
+from jfs.sidecar.actions import (
+    Action,
+    Adopt,
+    AwaitEnd,
+    ClearMount,
+    Close,
+    Command,
+    Deposit,
+    Drop,
+    Leave,
+    LetGo,
+    Log,
+    Send,
+    Start,
+    StartLater,
+    State,
+    Stop,
+)
+from jfs.sidecar.connections import Connections
+from jfs.sidecar.probe import Probe
+from jfs.sidecar.state import StateRoot
+from jfs.sidecar.volumes import BROKEN_SECONDS, Volumes
 from jfs.sidecar.worker import Worker
+from jfs.sidecar.zygote import Zygote
 
 SOCKET = "s"
 BEAT_SECONDS = 10.0
+STATE_SECONDS = 1.0  # between two STATE frames of a volume
 BACK_OFF_FIRST, BACK_OFF_LONGEST = 0.05, 2.0  # seconds between attempts to connect
 WELCOME_WITHIN = 10.0
 # A volume's dead mounts that may lie on each other (see `volumes.py`); more come from a crash loop and are taken away,
@@ -31,17 +58,32 @@ WELCOME_WITHIN = 10.0
 MOST_DEAD_MOUNTS = 16
 GRACE_ENVIRONMENT = "JFS_GRACE_SECONDS"
 GRACE_DEFAULT = 25.0
+STATE_ENVIRONMENT = "JFS_STATE"
+STATE_DEFAULT = "/var/lib/juicefs"
 
 
 class Supervisor:
-    """The loop. `command` starts a worker."""
+    """The loop. `command` starts a worker, `zygote` the process that workers are forked from instead."""
 
-    def __init__(self, control: str, command: Sequence[str], grace: float) -> None:
+    def __init__(
+        self,
+        control: str,
+        command: Sequence[str],
+        grace: float,
+        *,
+        zygote: Sequence[str] | None = None,
+        state: str | None = None,
+    ) -> None:
         self._control, self._command, self._grace = os.path.realpath(control), command, grace
         self._session = os.urandom(16).hex()
         self._version = _version()
         self._volumes = Volumes()
         self._workers: dict[str, Worker] = {}
+        self._zygote = Zygote(zygote)
+        self._connections = Connections()
+        self._state = StateRoot(state)
+        self._timers: dict[tuple[str, str], tuple[float, Callable[[], None]]] = {}
+        self._state_sent: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
         self._socket: socket.socket | None = None
         self._connect_at = 0.0
@@ -61,14 +103,19 @@ class Supervisor:
             signal.signal(number, self._on_terminate)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # only the wake-up is wanted
         self._selector.register(wake_read, selectors.EVENT_READ, None)
+        probe = Probe(self._state.path, self._selector, self._volumes.phases)
         try:
             while not self._ended():
                 self._turn(wake_read)
-            log("All volumes are flushed and unmounted; ending.")
+            log("All volumes are flushed; ending.")
             return 0
         finally:
             signal.set_wakeup_fd(former)
             self._hang_up()
+            probe.close()
+            self._zygote.close()
+            self._connections.close()
+            self._state.close()
             self._selector.close()
             os.close(wake_read)
             os.close(wake_write)
@@ -78,9 +125,9 @@ class Supervisor:
 
     def _ended(self) -> bool:
         if self._terminate and not self._volumes.terminating:
-            log(f"Asked to end: flushing and unmounting, at most {self._grace:g} s.")
+            log(f"Asked to end: flushing, at most {self._grace:g} s.")
             self._do(self._volumes.terminate(self._grace))
-        return self._volumes.terminating and not self._workers
+        return self._volumes.ended and not self._workers
 
     def _turn(self, wake_read: int) -> None:
         now = time.monotonic()
@@ -98,6 +145,7 @@ class Supervisor:
     def _patience(self, now: float) -> float | None:
         """Seconds until something is due, None if only events matter."""
         due = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
+        due += [at for at, _ in self._timers.values()]
         if self._socket is None:
             if not self._volumes.terminating:
                 due.append(self._connect_at)
@@ -113,6 +161,8 @@ class Supervisor:
                 log(f"Volume {volume}: its worker did not end in time and is killed.")
                 worker.kill_at = None
                 worker.signal(signal.SIGKILL)
+        for key in [key for key, (at, _) in self._timers.items() if now >= at]:
+            self._timers.pop(key)[1]()
         if self._socket is None:
             return
         if not self._volumes.welcomed:
@@ -155,7 +205,7 @@ class Supervisor:
         if connection is None:
             return
         try:
-            packet = connection.recv(frames.LIMIT + 1)
+            packet, descriptors, _, _ = socket.recv_fds(connection, frames.LIMIT + 1, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError as error:
@@ -164,6 +214,13 @@ class Supervisor:
         if not packet:
             self._do([Close("The node service closed the connection; mounts stay.", 0.0)])
             return
+        self._connections.arrived(descriptors)
+        try:
+            self._take_frame(packet)
+        finally:
+            self._connections.nobody_took()
+
+    def _take_frame(self, packet: bytes) -> None:
         try:
             frame = frames.decode(packet)
         except frames.BadFrame as error:
@@ -181,7 +238,7 @@ class Supervisor:
             self._selector.unregister(self._socket)
             self._socket.close()
             self._socket = None
-            self._volumes.disconnected()
+            self._do(self._volumes.disconnected())
 
     # --- actions -----------------------------------------------------------------------------------------------
 
@@ -192,47 +249,99 @@ class Supervisor:
                     log(text)
                 case Send(frame):
                     self._send(frame)
+                case Deposit(volume, frame):
+                    self._send(frame, self._connections.of(volume))
+                case State(volume, frame):
+                    self._send_state(volume, frame)
                 case Start():
                     self._start(action)
+                case StartLater(volume, seconds):
+                    self._at(seconds, ("start", volume), partial(self._start_due, volume))
                 case Stop(volume, seconds):
                     worker = self._workers[volume]
                     worker.kill_at = time.monotonic() + seconds
                     worker.signal(signal.SIGTERM)
+                case Leave(volume, seconds):
+                    self._leave(volume, seconds)
+                case LetGo(volume, mountpoint, seconds):
+                    if mounts.released(os.path.join(self._control, mountpoint)):
+                        self._do([Stop(volume, seconds)])
+                    else:
+                        log(f"Volume {volume} is in use: it stays mounted.")
+                        self._leave(volume, seconds)
+                case Adopt(volume):
+                    self._connections.adopt(volume)
+                case Drop(volume):
+                    self._connections.drop(volume)
                 case Command(volume, command):
                     self._workers[volume].say(command)
                     self._watch_writes(volume)
                 case ClearMount(mountpoint):
                     self._clear(mountpoint)
+                case AwaitEnd(seconds):
+                    self._at(seconds, ("end", ""), lambda: self._do(self._volumes.undecided()))
                 case Close(reason, seconds):
                     log(reason)
                     self._hang_up()
                     self._connect_at = time.monotonic() + max(seconds, self._back_off)
                     self._back_off = min(self._back_off * 2, BACK_OFF_LONGEST)
 
-    def _send(self, frame: dict[str, Any]) -> None:
+    def _at(self, seconds: float, key: tuple[str, str], do: Callable[[], None]) -> None:
+        """Do something later, in place of what was to be done for the same key."""
+        self._timers[key] = time.monotonic() + seconds, do
+
+    def _start_due(self, volume: str) -> None:
+        self._do(self._volumes.due(volume))
+
+    def _leave(self, volume: str, seconds: float) -> None:
+        worker = self._workers[volume]
+        worker.kill_at = time.monotonic() + seconds
+        worker.say({"command": "leave"})
+        self._watch_writes(volume)
+
+    def _send(self, frame: dict[str, Any], descriptor: int = -1) -> None:
         if self._socket is None or not self._volumes.welcomed:
             return  # the next HELLO tells what stands
         try:
-            self._socket.send(frames.encode(frame))
+            socket.send_fds(self._socket, [frames.encode(frame)], [descriptor] if descriptor >= 0 else [])
         except OSError as error:
             # Also when its buffer is full: a node service that reads nothing is given up and connected to anew.
             self._do([Close(f"The node service takes no frames: {error.strerror}.", 0.0)])
 
+    def _send_state(self, volume: str, frame: dict[str, Any]) -> None:
+        now = time.monotonic()
+        wait = self._state_sent.get(volume, -STATE_SECONDS) + STATE_SECONDS - now
+        if wait > 0:
+            self._at(wait, ("state", volume), lambda: self._send_state(volume, frame))
+            return
+        self._timers.pop(("state", volume), None)
+        self._state_sent[volume] = now
+        self._send(frame)
+
     def _start(self, start: Start) -> None:
-        mountpoint = os.path.join(self._control, start.mountpoint)
+        mountpoint = os.path.join(self._control, start.mountpoint) if start.mountpoint else ""
+        replace = False
         try:
-            dead = len(mounts.kinds_at(mountpoint))
-            if dead >= MOST_DEAD_MOUNTS:
-                log(f"Volume {start.volume}: took away {mounts.clear(mountpoint)} dead mounts.")
-                dead = 0
-            worker = Worker(self._command, start.generation)
+            if not start.connected:
+                dead = len(mounts.kinds_at(mountpoint))
+                if dead >= MOST_DEAD_MOUNTS:
+                    log(f"Volume {start.volume}: took away {mounts.clear(mountpoint)} dead mounts.")
+                    dead = 0
+                replace = dead > 0
+            worker = self._zygote.fork(start.generation) or Worker.spawn(self._command, start.generation)
         except OSError as error:
-            self._do(self._volumes.worker_ended(start.volume, f"before it began: {error.strerror or error}"))
+            how = f"before it began: {error.strerror or error}"
+            self._do(self._volumes.worker_ended(start.volume, how, time.monotonic()))
             return
         self._workers[start.volume] = worker
-        if worker.reads is not None:
-            self._selector.register(worker.reads, selectors.EVENT_READ, lambda: self._hear(start.volume, worker))
-        worker.say({**start.document, "mountpoint": mountpoint, "replace": dead > 0})
+        if worker.socket is not None:
+            self._selector.register(worker.socket, selectors.EVENT_READ, lambda: self._attend(start.volume, worker))
+        document = {**start.document, "mountpoint": mountpoint, "replace": replace}
+        state = self._state.of(start.volume)
+        if state is not None:
+            document["state"] = state
+        descriptor = self._connections.of(start.volume) if start.connected else -1
+        worker.say({**document, "fds": 1} if descriptor >= 0 else document, descriptor)
         self._watch_writes(start.volume)
 
     def _clear(self, mountpoint: str) -> None:
@@ -243,29 +352,35 @@ class Supervisor:
 
     # --- workers -----------------------------------------------------------------------------------------------
 
+    def _attend(self, volume: str, worker: Worker) -> None:
+        if worker.wants_to_write:
+            worker.write()
+        self._hear(volume, worker)
+        self._watch_writes(volume)
+
     def _hear(self, volume: str, worker: Worker) -> None:
-        descriptor = worker.reads
-        lines = worker.read()
-        if worker.reads is None and descriptor is not None:
-            self._selector.unregister(descriptor)
-        for line in lines:
+        connection = worker.socket
+        registered = connection is not None and connection in self._selector.get_map()
+        for line in worker.read():
             if isinstance(line, str):
                 log(f"Volume {volume}: its worker said something that is not an event: {line!r}")
-            elif self._workers.get(volume) is worker:
-                self._do(self._volumes.worker_said(volume, line))
+                continue
+            if line.get("fds") == 1:
+                self._connections.arrived([worker.descriptor()])
+            if self._workers.get(volume) is worker:
+                self._do(self._volumes.worker_said(volume, line, time.monotonic()))
+            self._connections.nobody_took()
+        if worker.socket is None and registered and connection is not None:
+            self._selector.unregister(connection)
 
     def _watch_writes(self, volume: str) -> None:
-        worker = self._workers[volume]
-        if not worker.wants_to_write or worker.writes is None:
+        worker = self._workers.get(volume)
+        if worker is None or worker.socket is None or worker.socket not in self._selector.get_map():
             return
-
-        def go_on() -> None:
-            worker.write()
-            if not worker.wants_to_write and worker.writes is not None:
-                self._selector.unregister(worker.writes)
-
-        if worker.writes not in self._selector.get_map():
-            self._selector.register(worker.writes, selectors.EVENT_WRITE, go_on)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_write else 0)
+        key = self._selector.get_key(worker.socket)
+        if key.events != events:
+            self._selector.modify(worker.socket, events, key.data)
 
     def _reap(self) -> None:
         while True:
@@ -277,15 +392,18 @@ class Supervisor:
                 return
             volume = next((name for name, worker in self._workers.items() if worker.pid == pid), None)
             if volume is None:
+                if self._zygote.ended(pid):
+                    log("The zygote ended; the next worker starts another one.")
                 continue  # an orphan of the container: a probe that hung, for one
+            now = time.monotonic()
             worker = self._workers[volume]
+            connection = worker.socket
             self._hear(volume, worker)  # its last words
-            for descriptor in (worker.reads, worker.writes):
-                if descriptor is not None and descriptor in self._selector.get_map():
-                    self._selector.unregister(descriptor)
+            if connection is not None and connection.fileno() >= 0 and connection in self._selector.get_map():
+                self._selector.unregister(connection)
             worker.close()
             del self._workers[volume]
-            self._do(self._volumes.worker_ended(volume, _how(status)))
+            self._do(self._volumes.worker_ended(volume, _how(status), now, clean=status == 0))
 
 
 def log(text: str) -> None:
@@ -334,11 +452,15 @@ def _grace_seconds(parser: argparse.ArgumentParser) -> float:
 
 
 def main(argv: Sequence[str] | None = None, *, worker: Callable[[], Sequence[str]] | None = None) -> int:
-    """`jfs sidecar`. Returns the exit status. `worker` gives another command to run as worker."""
+    """`jfs sidecar`. Returns the exit status. `worker` gives another command to run as worker, without a zygote."""
     parser = argparse.ArgumentParser(prog="jfs sidecar", description="Mounts the volumes of this pod.")
     parser.add_argument("--control", required=True, metavar="DIR", help="the control directory, /run/jfs in a pod")
     options = parser.parse_args(argv)
     if not os.path.isdir(options.control):
         parser.error(f"--control {options.control} is not a directory: is the control volume mounted there?")
-    command = worker() if worker is not None else (sys.executable, "-m", "jfs", "worker")
-    return Supervisor(options.control, command, _grace_seconds(parser)).run()
+    state = os.environ.get(STATE_ENVIRONMENT, STATE_DEFAULT)
+    if worker is not None:
+        return Supervisor(options.control, worker(), _grace_seconds(parser), state=state).run()
+    command = (sys.executable, "-m", "jfs", "worker")
+    zygote = (*command, "--zygote")
+    return Supervisor(options.control, command, _grace_seconds(parser), zygote=zygote, state=state).run()

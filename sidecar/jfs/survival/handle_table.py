@@ -45,7 +45,7 @@ class HandleTable:
         records = self._records
         slot = records.take()
         at, buffer = records.at(slot), records.buffer
-        generation = _U32.unpack_from(buffer, at + 4)[0] % _GENERATIONS + 1
+        generation: int = _U32.unpack_from(buffer, at + 4)[0] % _GENERATIONS + 1
         _BODY.pack_into(buffer, at + 4, generation, ino, flags & 0xFFFFFFFF, 0, request)
         _U32.pack_into(buffer, at, kind)
         return generation << 32 | slot << 1 | read_only

@@ -4,11 +4,14 @@ Chosen for throughput and for what the handlers guarantee: requests of up to 1 M
 reads in parallel, O_TRUNC within open (one request less), readdirplus where the kernel finds it useful, symbolic links
 cached (their targets never change), and pages dropped when time or length of a file turn out to have changed elsewhere.
 Advisory locks come here unless the mount is read-only, where the kernel keeps them to itself. No POSIX ACLs.
+
+INIT comes once in the life of a connection: what was agreed outlives the process (`jfs.fuse.connection`).
 """
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
+from jfs.fuse.connection import HAS_RESEND, MAJOR, MINOR, OLDEST_MINOR, PAGE, Agreed
 from jfs.fuse.kernel.protocol import OUT_HEADER
 from jfs.fuse.mounting import MountError
 
@@ -30,6 +33,7 @@ PARALLEL_DIROPS = 1 << 18
 POSIX_ACL = 1 << 20
 MAX_PAGES = 1 << 22
 CACHE_SYMLINKS = 1 << 23
+INIT_EXT = 1 << 30  # flags has a second half
 WANTED: Final = (
     ASYNC_READ
     | ATOMIC_O_TRUNC
@@ -42,47 +46,40 @@ WANTED: Final = (
     | MAX_PAGES
     | CACHE_SYMLINKS
 )
-MAJOR, OLDEST_MINOR, MINOR = 7, 31, 38
-MAX_BACKGROUND: Final = 64
-CONGESTION: Final = 48
-PAGE: Final = 4096
-
-
-class Agreed(NamedTuple):
-    """What INIT settled."""
-
-    minor: int
-    flags: int
-    max_write: int
-
-
 def answer(
-    unique: int, body: bytes | memoryview, max_write: int, *, locks: bool, acls: bool = False
+    unique: int, body: bytes | memoryview, max_write: int, *, locks: bool, acls: bool = False, resend: bool = True
 ) -> tuple[bytes, Agreed]:
     """The reply to INIT; with *locks* advisory locks are asked for, with *acls* that the kernel checks ACLs and
-    leaves the umask to us. MountError when the kernel is older than 5.4 (protocol 7.31)."""
-    major, minor, readahead, offered = _INIT_IN_OLD.unpack_from(body)
+    leaves the umask to us, with *resend* that unanswered requests can be had again. MountError when the kernel is older than
+    5.4 (protocol 7.31)."""
+    major, minor, readahead, low = _INIT_IN_OLD.unpack_from(body)
     if major != MAJOR or minor < OLDEST_MINOR:
         raise MountError(f"the kernel speaks FUSE {major}.{minor}; this host needs {MAJOR}.{OLDEST_MINOR} (Linux 5.4)")
-    flags = (WANTED | (POSIX_LOCKS | FLOCK_LOCKS if locks else 0)) & offered
+    offered = low
+    if low & INIT_EXT and len(body) >= _INIT_IN.size:
+        offered |= _INIT_IN.unpack_from(body)[4] << 32
+    wanted = WANTED | (POSIX_LOCKS | FLOCK_LOCKS if locks else 0)
+    if resend:
+        wanted |= HAS_RESEND | INIT_EXT
+    flags = wanted & offered
     if acls:
         if not offered & POSIX_ACL:
             raise MountError("the volume has POSIX ACLs, which this kernel does not check for FUSE")
         flags |= POSIX_ACL | DONT_MASK
-    minor = min(minor, MINOR)
     if not flags & MAX_PAGES:
         max_write = min(max_write, 32 * PAGE)
+    agreed = Agreed(min(minor, MINOR), flags, max_write, max(readahead, max_write), max_pages=max_write // PAGE)
     reply = _INIT_OUT.pack(
         MAJOR,
-        minor,
-        max(readahead, max_write),
-        flags,
-        MAX_BACKGROUND,
-        CONGESTION,
-        max_write,
-        1,
-        max_write // PAGE,
+        agreed.minor,
+        agreed.max_readahead,
+        flags & 0xFFFFFFFF,
+        agreed.max_background,
+        agreed.congestion_threshold,
+        agreed.max_write,
+        agreed.time_gran,
+        agreed.max_pages,
         0,
-        0,
+        flags >> 32,
     )
-    return OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique) + reply, Agreed(minor, flags, max_write)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique) + reply, agreed

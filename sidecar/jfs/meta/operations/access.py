@@ -9,6 +9,7 @@ from jfs.errors import FsError
 from jfs.format.constants import DIRECTORY
 from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
+from jfs.survival.journal import Request
 
 READ: Final = 4
 WRITE: Final = 2
@@ -21,13 +22,15 @@ _groups: dict[int, tuple[float, tuple[int, ...]]] = {}
 
 class Caller(NamedTuple):
     """The process behind a request. *pid* 0 is a process that this process' namespace does not show. What it asks for is to be
-    *checked* here even where the kernel checks permissions, when the kernel does not know what it asks for (`.control`)."""
+    *checked* here even where the kernel checks permissions, when the kernel does not know what it asks for (`.control`).
+    *request* is the kernel's request where it may be repeated and must not be done twice."""
 
     uid: int
     gid: int
     pid: int
     umask: int = 0
     checked: bool = False
+    request: Request | None = None
 
     def groups(self) -> tuple[int, ...]:
         """All groups of the caller, read from /proc and kept for a second; only its own gid when that cannot be read."""

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Sequence
+from typing import Final
 
 from jfs.errors import FsError
 from jfs.format.constants import DIRECTORY, FILE
@@ -15,6 +17,8 @@ from jfs.meta.operations.removal import Dropped
 from jfs.meta.store.base import Tx
 from jfs.meta.volume.entries import Entries
 
+_REOPENED_AT_ONCE: Final = 500  # inodes read in one round trip
+
 
 class Contents(Entries):
     """See the module."""
@@ -22,6 +26,8 @@ class Contents(Entries):
     async def open(self, caller: Caller, ino: int, flags: int) -> Attr:
         """Open a file: fresh attributes (close-to-open), and its first chunk's list in the same round trip.
         FsError: ENOENT, EISDIR, EACCES, EPERM, EROFS."""
+        if self._held:
+            await self.settle_attrs(ino)
         started, version = self._cache.tick(), self._opened.version(ino)
         attr: Attr | None
         attr, raw = await self.store.get(NodeKey(ino), ChunkKey(ino, 0))
@@ -39,10 +45,34 @@ class Contents(Entries):
             await self._read_at(ino, attr)
         return attr
 
+    async def reopen(self, inos: Sequence[int]) -> dict[int, Attr]:
+        """Files that a predecessor in this session had open, once for each handle: attributes of those that still exist. What the
+        session sustains and nobody has open any more is removed."""
+        found: dict[int, Attr] = {}
+        distinct = list(dict.fromkeys(inos))
+        for begin in range(0, len(distinct), _REOPENED_AT_ONCE):
+            some = distinct[begin : begin + _REOPENED_AT_ONCE]
+            attrs = await self.store.get(*map(NodeKey, some))
+            found.update((ino, attr) for ino, attr in zip(some, attrs, strict=True) if attr is not None)
+        for ino in inos:
+            if ino in found:
+                self._opened.open(ino, found[ino])
+        if self.sid:
+            self._sustained = {ino async for ino in self.store.sustained(self.sid)}
+            for ino in self._sustained - found.keys():
+                await self._release_sustained(ino)
+        return found
+
     async def release(self, ino: int) -> None:
         """Close a handle; the last one of a file without names removes it."""
-        if not self._opened.release(ino) or ino not in self._sustained:
+        if not self._opened.release(ino):
             return
+        if self._held:
+            await self._end_youth(ino)
+        if ino in self._sustained:
+            await self._release_sustained(ino)
+
+    async def _release_sustained(self, ino: int) -> None:
         self._sustained.discard(ino)
         now, rules = self._clock(), self._rules()
 
@@ -65,14 +95,27 @@ class Contents(Entries):
         self._check_writable()
         record = slice if slice.pos == pos else slice._replace(pos=pos)
         now, rules = self._clock(), self._rules()
+        held = self._held.get(ino)
+        taken = held.want if held is not None else None
 
         async def operation(tx: Tx) -> Written:
-            return await content.commit_slice(tx, rules, ino, indx, record, mtime_ns, now)
+            nonlocal taken
+            written = await content.commit_slice(tx, rules, ino, indx, record, mtime_ns, now)
+            if held is not None:
+                taken = held.want
+                attr = held.onto(written.before, written.attr)
+                tx.put(NodeKey(ino), attr)
+                written = written._replace(attr=attr)
+            return written
 
         written = await self.store.run(operation, near=(ino,))
         if rules.quotas is not None:
             rules.quotas.settle()
+        if held is not None and taken is not None:
+            held.committed(written.attr, taken)
         attr = self._written(ino, written, indx)
+        if held is not None and not held.is_clean:
+            self._cache.set_attr(ino, held.want)
         compaction = self._compaction
         if compaction is not None and compaction.committed(ino, indx, written.before.length):
             await compaction.make_room(ino, indx)
@@ -81,16 +124,19 @@ class Contents(Entries):
     async def truncate(self, caller: Caller, ino: int, length: int, *, opened: bool) -> Attr:
         """Set a file's length; *opened* by a writable handle. FsError: ENOENT, EPERM, EACCES, EINVAL, EFBIG, ENOSPC, EROFS."""
         self._check_writable()
-        present = await self.getattr(ino)
-        chunks = None
-        if content.needs_chunks(present.length, length):
-            chunks = await self.store.chunk_indexes(ino)
+        if self._held:
+            await self._end_youth(ino)
+        chunks: list[int] | None = None
         now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Written:
             return await content.truncate(tx, caller, rules, ino, length, now, opened=opened, chunks=chunks)
 
-        written = await self.store.run(operation, near=(ino,))
+        try:
+            written = await self.store.run(operation, near=(ino,))
+        except content.ManyChunks:  # as rare as files of that size
+            chunks = await self.store.chunk_indexes(ino)
+            written = await self.store.run(operation, near=(ino,))
         if rules.quotas is not None:
             rules.quotas.settle()
         attr = self._written(ino, written, None)

@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from jfs.errors import FsError, StoreError
-from jfs.meta.model.locks import END, UNLOCK, WRITE, PlockKey, Range
+from jfs.meta.model.locks import END, UNLOCK, WRITE, FlockKey, PlockKey, Range
 from jfs.meta.operations import locking
 from jfs.meta.operations.locking import Tried
 from jfs.meta.store.base import Store, Tx
@@ -112,6 +112,16 @@ class Locks:
     async def release_ranges(self, ino: int, owner: int) -> None:
         """Give back all fcntl locks of *owner*."""
         await self.setlk(ino, owner, Range(UNLOCK, 0, 0, END), wait=False)
+
+    async def restore(self, inos: Iterable[int]) -> None:
+        """Learn what the session holds of *inos*, whose locks a predecessor took."""
+        sid = self._sid()
+        for ino in inos:
+            flocks, plocks = await self._store.get(FlockKey(ino), PlockKey(ino))
+            for name, found in (((ino, False), flocks), ((ino, True), plocks)):
+                owners = {lock.owner for lock in found or () if lock.sid == sid}
+                if owners:
+                    self._held[name] = owners
 
     async def forget(self) -> None:
         """The session has ended, and with it its locks."""

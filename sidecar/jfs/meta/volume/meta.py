@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from jfs.errors import FsError, JfsError, VolumeError
 from jfs.format.constants import DIRECTORY, ROOT
-from jfs.format.setting import check_usable
+from jfs.format.usable import check_usable
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.store.base import Store
 from jfs.meta.volume.cloning import Clones
@@ -86,8 +86,9 @@ class Meta(Clones):
                 )
         self.root = at
 
-    async def start_session(self) -> None:
-        """Register this client and begin its heartbeat and, unless the options say no, the background jobs."""
+    async def start_session(self, sid: int = 0) -> None:
+        """Register this client, or go on with session *sid* of a dead predecessor, and begin its heartbeat and, unless the options
+        say no, the background jobs."""
         life = SessionLife(
             self.store,
             self.setting.uuid,
@@ -102,7 +103,7 @@ class Meta(Clones):
             rules=self._rules,
             on_lost=self._lost,
         )
-        self.sid = await life.start(read_only=self.options.read_only)
+        self.sid = await life.start(read_only=self.options.read_only, sid=sid)
         self._life = life
         self._rules_made = self._make_rules()
         if not self.options.read_only and not self.options.no_bgjob:
@@ -151,8 +152,10 @@ class Meta(Clones):
         if self.on_lost is not None:
             self.on_lost(reason)
 
-    async def close_session(self, *, drain: float = 10.0) -> None:
-        """Let running deletions end within *drain* seconds, remove what this session sustains, and the session itself."""
+    async def close_session(self, *, drain: float = 10.0, leave: bool = False) -> None:
+        """Let running deletions end within *drain* seconds, remove what this session sustains, and the session itself; or *leave*
+        the session with its open files and locks to a successor."""
+        await self._stop_settling()
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             await jobs.stop()
@@ -161,7 +164,7 @@ class Meta(Clones):
             await compaction.close()
         life, self._life = self._life, None
         if life is not None:
-            await life.end()
+            await (life.leave() if leave else life.end())
         self._sustained.clear()
         await self.locks.forget()
         await self._deletion.drain(drain)

@@ -1,4 +1,4 @@
-"""Changes of the tree: make, link, remove, rename, attributes, xattrs. Each is one transaction, then the caches learn its result."""
+"""Changes of the tree: make, link, remove, rename. Each is one transaction, then the caches learn its result."""
 
 import errno
 import os
@@ -8,22 +8,20 @@ from datetime import UTC, datetime
 from jfs.errors import FsError
 from jfs.format import constants
 from jfs.format.constants import DIRECTORY, FILE, SYMLINK, TRASH
-from jfs.meta.model.acl import ACL_NAMES, Rule, from_xattr
+from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.quota import QuotaChange
 from jfs.meta.operations import create as making
-from jfs.meta.operations import removal, renaming, xattrs
+from jfs.meta.operations import removal, renaming
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import READ, WRITE, Caller, check_access
-from jfs.meta.operations.acls import Numbered
-from jfs.meta.operations.attributes import AttrChange, setattr
 from jfs.meta.operations.create import Linked, Made, New
 from jfs.meta.operations.quotas import Ledger
 from jfs.meta.operations.removal import Dropped, Removed
 from jfs.meta.operations.renaming import Moved, Side
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
-from jfs.meta.volume.reads import Reads
+from jfs.meta.volume.attributes import Attributes
 from jfs.meta.volume.summary import summary
 
 
@@ -32,7 +30,7 @@ def hour_name(now: int) -> bytes:
     return datetime.fromtimestamp(now // common.SECOND, UTC).strftime("%Y-%m-%d-%H").encode()
 
 
-class Entries(Reads):
+class Entries(Attributes):
     """See the module."""
 
     # -- making ---------------------------------------------------------------------------------------------------
@@ -281,68 +279,6 @@ class Entries(Reads):
                     trees[found[0].ino] = QuotaChange(stat.space, stat.inodes)
         return trees
 
-    # -- attributes -----------------------------------------------------------------------------------------------
-
-    async def setattr(self, caller: Caller, ino: int, change: AttrChange) -> Attr:
-        """Change mode, owner, times or flags. FsError: ENOENT, EPERM, EACCES, EROFS."""
-        ino = self._real(ino)
-        self._check_writable()
-        if ino >= TRASH:
-            raise FsError(errno.EPERM)
-        now, acls, rules = self._clock(), self._acls, self._rules()
-
-        async def operation(tx: Tx) -> tuple[Attr, Numbered | None]:
-            return await setattr(tx, caller, ino, change, now, acls=acls, quotas=rules.quotas)
-
-        attr, acl = await self.store.run(operation, near=(ino,))
-        if rules.quotas is not None:
-            rules.quotas.settle()
-        self._learn_acl(acl)
-        self._cache.set_attr(ino, attr)
-        self._opened.changed(ino, attr, attr, None)
-        return attr
-
-    async def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute. FsError: ERANGE, EINVAL, ENOTSUP, EEXIST, ENODATA, ENOENT, EPERM, EROFS."""
-        ino = self._real(ino)
-        if name in ACL_NAMES and self._acls is not None:
-            await self._set_acl(caller, ino, name, from_xattr(value))
-            return
-        xattrs.check_set(name, value, flags)
-        self._check_writable()
-
-        async def operation(tx: Tx) -> None:
-            await xattrs.set_xattr(tx, ino, name, value, flags)
-
-        await self.store.run(operation, near=(ino,))
-
-    async def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
-        """Remove an extended attribute. FsError: ENODATA, EINVAL, EPERM, EROFS."""
-        ino = self._real(ino)
-        if name in ACL_NAMES and self._acls is not None:
-            await self._set_acl(caller, ino, name, Rule())
-            return
-        self._check_writable()
-
-        async def operation(tx: Tx) -> None:
-            await xattrs.remove_xattr(tx, ino, name)
-
-        await self.store.run(operation, near=(ino,))
-
-    async def _set_acl(self, caller: Caller, ino: int, name: bytes, rule: Rule) -> None:
-        self._check_writable()
-        acls = self._acls
-        assert acls is not None
-        now = self._clock()
-
-        async def operation(tx: Tx) -> tuple[Attr, Numbered | None]:
-            return await xattrs.set_acl(tx, acls, caller, ino, name, rule, now)
-
-        attr, acl = await self.store.run(operation, near=(ino,))
-        self._learn_acl(acl)
-        self._cache.set_attr(ino, attr)
-        self._opened.changed(ino, attr, attr, None)
-
     # -- opening --------------------------------------------------------------------------------------------------
 
     async def create(self, caller: Caller, parent: int, name: bytes, mode: int, flags: int) -> tuple[int, Attr, bool]:
@@ -352,6 +288,8 @@ class Entries(Reads):
         if not made.created:
             self._check_open(caller, made.attr, flags, await self._acl(made.attr.access_acl))
         self._opened.open(made.ino, made.attr)
+        if made.created:
+            self._held.born(made.ino, made.attr)
         return made.ino, made.attr, made.created
 
     def _check_open(self, caller: Caller, attr: Attr, flags: int, rule: Rule | None = None) -> None:

@@ -16,6 +16,7 @@ class MetaOptions:
 
     *check_access* makes the operations look at permission bits themselves; off when the kernel does (default_permissions).
     *max_deletes* bounds concurrent deletions of objects; 0 leaves all of them to other clients.
+    *hold_attrs* is how long attributes set on a file that is being written for the first time may wait for its commit; 0: not at all.
     """
 
     read_only: bool = False
@@ -30,6 +31,7 @@ class MetaOptions:
     entry_timeout: float = 1.0
     dir_entry_timeout: float = 1.0
     negative_timeout: float = 0.0
+    hold_attrs: float = 0.1
 
 
 def _mount_time() -> str:

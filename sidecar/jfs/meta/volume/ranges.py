@@ -24,7 +24,9 @@ class Ranges(Contents):
         EROFS."""
         ranges.check_fallocate(mode, offset, size)
         self._check_writable()
-        chunks = await self.store.chunk_indexes(ino) if ranges.spans_many_chunks(offset, size) else None
+        if self._held:
+            await self._end_youth(ino)
+        chunks = await self.store.chunk_indexes(ino) if ranges.needs_chunks(mode, offset, size) else None
         now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Written:
@@ -42,6 +44,8 @@ class Ranges(Contents):
         """Bytes copied (fewer than *size* at the source's end or beyond 2 GiB) and the target's attributes, None when nothing was
         copied. FsError: ENOENT, EINVAL, EPERM, EFBIG, ENOSPC, EROFS."""
         self._check_writable()
+        if self._held:
+            await self._end_youth(target)
         now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Copied:

@@ -61,8 +61,7 @@ class Reads(MountState):
             return entry.ino, common.placeholder(entry.kind, parent)
         self._prefetch.found(parent)
         self._cache.learn_entry(parent, name, entry.ino, entry.kind, started)
-        self._learn(entry.ino, attr, started)
-        return entry.ino, attr
+        return entry.ino, self._learn(entry.ino, attr, started)
 
     def _cached_entry(self, parent: int, name: bytes) -> tuple[int, Attr] | None:
         ino = self._cache.entry(parent, name)

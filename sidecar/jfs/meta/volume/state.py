@@ -28,6 +28,7 @@ from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume.cache import NodeCache
 from jfs.meta.volume.compaction import Compaction
 from jfs.meta.volume.deletion import DeleteObjects, Deletion
+from jfs.meta.volume.held import HeldAttrs
 from jfs.meta.volume.ids import IdBatch
 from jfs.meta.volume.locking import Locks
 from jfs.meta.volume.opened import OpenTable
@@ -69,6 +70,7 @@ class MountState:
         self._prefetch = Prefetch()
         self._listings: dict[int, asyncio.Task[None]] = {}
         self._opened = OpenTable()
+        self._held = HeldAttrs()
         self.locks = Locks(store, lambda: self.sid)
         self._sustained: set[int] = set()
         self._usage = Usage()
@@ -133,11 +135,14 @@ class MountState:
 
     # -- caches ---------------------------------------------------------------------------------------------------
 
-    def _learn(self, ino: int, attr: Attr, started: int) -> None:
-        """Fresh attributes from a read that began at tick *started*."""
-        self._cache.learn_attr(ino, attr, started)
+    def _learn(self, ino: int, attr: Attr, started: int) -> Attr:
+        """Fresh attributes from a read that began at tick *started*; what is to be shown of them."""
         if self._opened.observe(ino, attr) and self.on_inode_changed is not None:
             self.on_inode_changed(ino)
+        if self._held:
+            attr = self._held.shown(ino, attr)
+        self._cache.learn_attr(ino, attr, started)
+        return attr
 
     async def _fresh_attr(self, ino: int) -> Attr:
         """Attributes from the database; FsError(ENOENT) when there are none."""
@@ -148,8 +153,7 @@ class MountState:
             (attr,) = await self.store.get(NodeKey(ino))
         if attr is None:
             raise FsError(errno.ENOENT)
-        self._learn(ino, attr, started)
-        return attr
+        return self._learn(ino, attr, started)
 
     async def _root_attr(self, ino: int) -> Attr:
         """Attributes of a root, so that a mountpoint never fails nor hangs: defaults for what is missing or takes 300 ms."""

@@ -1,0 +1,93 @@
+"""Attributes set on files that are still being written for the first time, held back until the file's next commit.
+
+Unpacking an archive makes a file, writes it, sets times, owner and mode, and closes it. The creator's handle is open and
+nothing was flushed yet, so close-to-open promises the values to nobody else before the close: they join the transaction that commits the
+data, or one of their own on flush, fsync, release, unlock, or a tenth of a second after they were set, whichever comes first.
+Invariants: this mount shows what was set at once; what another client changed meanwhile stays, field by field (`merged_onto`); data
+written after a time was set win over it. Pure but for the table; one event loop, no method suspends.
+"""
+
+from jfs.meta.model.attr import Attr
+
+
+def merged_onto(before: Attr, after: Attr, base: Attr, want: Attr, *, mtime: bool) -> Attr:
+    """*after* with the fields in which *want* differs from *base*, where *before*, the stored record, still is as *base*. *after* is
+    *before* or what a commit is about to make of it. With *mtime* the time of the last write is set too, though it may be the same."""
+    attr = after
+    if want.kind_mode != base.kind_mode and before.kind_mode == base.kind_mode:
+        attr = attr._replace(kind_mode=want.kind_mode)
+    if want.uid != base.uid and before.uid == base.uid:
+        attr = attr._replace(uid=want.uid)
+    if want.gid != base.gid and before.gid == base.gid:
+        attr = attr._replace(gid=want.gid)
+    if (want.atime, want.atimensec) != (base.atime, base.atimensec) == (before.atime, before.atimensec):
+        attr = attr._replace(atime=want.atime, atimensec=want.atimensec)
+    if mtime and (before.mtime, before.mtimensec) == (base.mtime, base.mtimensec):
+        attr = attr._replace(mtime=want.mtime, mtimensec=want.mtimensec)
+    return attr
+
+
+class Held:
+    """One young file: *base* is its record as last committed here, *want* what was set since. *mtime*: the time of the last write was
+    set after the last write, so that commits of what was written before do not move it."""
+
+    __slots__ = ("base", "mtime", "want")
+
+    def __init__(self, attr: Attr) -> None:
+        self.base = attr
+        self.want = attr
+        self.mtime = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the record holds all that was set."""
+        return self.want is self.base
+
+    def onto(self, before: Attr, after: Attr) -> Attr:
+        """See `merged_onto`."""
+        return merged_onto(before, after, self.base, self.want, mtime=self.mtime)
+
+    def committed(self, attr: Attr, taken: Attr) -> None:
+        """The record is *attr* now; it took over *taken*, which `want` was when the transaction began."""
+        if self.want is taken:
+            self.want = attr
+        else:
+            self.want = merged_onto(attr, attr, taken, self.want, mtime=self.mtime)
+        self.base = attr
+
+
+class HeldAttrs:
+    """The young files of a mount by inode."""
+
+    __slots__ = ("_young",)
+
+    def __init__(self) -> None:
+        self._young: dict[int, Held] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._young)
+
+    def born(self, ino: int, attr: Attr) -> None:
+        """The file was made just now, and is open."""
+        self._young[ino] = Held(attr)
+
+    def get(self, ino: int) -> Held | None:
+        """The young file; None when it is none."""
+        return self._young.get(ino)
+
+    def forget(self, ino: int) -> None:
+        """The file is young no more."""
+        self._young.pop(ino, None)
+
+    def shown(self, ino: int, attr: Attr) -> Attr:
+        """What this mount shows of *attr*, as the database has it."""
+        held = self._young.get(ino)
+        return attr if held is None or held.is_clean else held.onto(attr, attr)
+
+    def waiting(self) -> list[int]:
+        """Inodes with something to be committed."""
+        return [ino for ino, held in self._young.items() if not held.is_clean]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._young.clear()

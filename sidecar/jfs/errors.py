@@ -77,3 +77,11 @@ class StorageFull(ObjectUnavailable):
 
 class ObjectForbidden(ObjectUnavailable):
     """The storage answered, and refused the credentials or the access to the bucket."""
+
+
+class StorageReadOnly(ObjectForbidden):
+    """The storage's directory is on a file system that is mounted read-only."""
+
+
+class StorageMissing(ObjectUnavailable):
+    """The bucket or the directory itself is not there (any more)."""

@@ -20,11 +20,13 @@ from jfs.chunk.local.interface import LocalCache
 from jfs.chunk.local.staging import Staging
 from jfs.chunk.naming import block_count, block_key, block_length, slice_keys
 from jfs.chunk.rate import RateLimit
-from jfs.errors import ObjectError, ObjectNotFound, ObjectUnavailable, StorageFull
+from jfs.errors import ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable, StorageFull, StorageMissing
 from jfs.object.base import Data, ObjectStorage
 
 log = logging.getLogger(__name__)
-_TRIES_WHEN_FULL: Final = 3  # a few seconds, in which a deletion may make room; then the writer is told
+# What does not pass by itself: a few seconds, in which a deletion may make room or somebody mend it; then the user is told.
+_DEFINITE: Final = (StorageFull, ObjectForbidden, StorageMissing)
+_TRIES_WHEN_DEFINITE: Final = 3
 _STAGED_TRIES: Final = 3  # of a staged block, before it waits its turn again
 _THREAD_FROM: Final = 64 << 10  # bytes; compressing less takes less time than a hop to a thread
 
@@ -282,8 +284,8 @@ class BlockStore:
         if isinstance(error, TimeoutError):
             error = ObjectUnavailable(f"no answer within {timeout:g} s from {self.storage.describe()} for {key}")
         tries = most or self.limits.io_retries + 1
-        if isinstance(error, StorageFull):
-            tries = min(tries, _TRIES_WHEN_FULL)
+        if isinstance(error, _DEFINITE):
+            tries = min(tries, _TRIES_WHEN_DEFINITE)
         if tried >= tries:
             raise error
         log.warning("Try %d of %d to %s %s failed: %s", tried, tries, action, key, error)

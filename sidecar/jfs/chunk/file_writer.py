@@ -16,10 +16,11 @@ import asyncio
 import errno
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from jfs.chunk.slice_buffer import SliceBuffer
-from jfs.errors import FsError, JfsError, ObjectError, StorageFull
+from jfs.errors import FsError, JfsError, ObjectError, StorageFull, StorageReadOnly, StoreAway
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Slice
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from jfs.chunk.writer import Writer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 MAX_PENDING: Final = 1000  # slices of one file; then writes wait
+PAUSE: Final = 1.0  # seconds before a database that is away is asked again
 NEAR: Final = 4  # open slices further back than this are frozen when a write passes them
 
 
@@ -209,7 +212,7 @@ class InodeWriter:
         try:
             if not piece.id:
                 async with piece.lock:
-                    piece.id = piece.id or await mount.sink.new_slice_id()
+                    piece.id = piece.id or await self._patiently(mount.sink.new_slice_id)
             if not piece.error:
                 await mount.blocks.put_block(piece.id, indx, piece.buffer.block(indx))
         except JfsError as error:
@@ -250,11 +253,16 @@ class InodeWriter:
         if not piece.error:
             record = Slice(piece.start, piece.id, size, 0, size)
             try:
-                await self.mount.sink.commit_slice(self.ino, piece.indx, piece.start, record, piece.mtime_ns)
+                await self._patiently(
+                    lambda: self.mount.sink.commit_slice(self.ino, piece.indx, piece.start, record, piece.mtime_ns)
+                )
                 return
             except FsError as error:
                 piece.error = error.errno
             except JfsError as error:
+            except StoreAway as error:  # it certainly was not made
+                log.error("Committing slice %d of inode %d failed: %s", piece.id, self.ino, error)
+                piece.error = errno.EIO
                 # The record may have been written all the same: deleting the objects could destroy committed data.
                 log.error("Committing slice %d of inode %d failed: %s", piece.id, self.ino, error)
                 self._failed(errno.EIO)
@@ -264,6 +272,25 @@ class InodeWriter:
             self.mount.spawn(self._delete(piece.id, size))
 
     async def _delete(self, slice_id: int, size: int) -> None:
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer of the database, asked again while it is away or busy: the data are here, and waiting loses nothing."""
+        deadline = self.mount.now() + self.mount.patience
+        while True:
+            try:
+                return await ask()
+            except StoreAway as error:
+                if self.mount.now() > deadline:
+                    raise
+                reason: JfsError = error
+            except FsError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+                if self.mount.now() > deadline:
+                    raise FsError(errno.EIO) from error
+                reason = error
+            log.warning("Writing inode %d waits for the database: %s", self.ino, reason)
+            await asyncio.sleep(PAUSE)
+
         try:
             await self.mount.blocks.delete_slice(slice_id, size)
         except ObjectError as error:
@@ -294,3 +321,5 @@ def _errno_of(error: JfsError) -> int:
     if isinstance(error, FsError):
         return error.errno
     return errno.ENOSPC if isinstance(error, StorageFull) else errno.EIO
+    if isinstance(error, StorageReadOnly):
+        return errno.EROFS

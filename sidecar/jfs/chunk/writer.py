@@ -85,6 +85,7 @@ class Writer:
         self.now = now
         self.pool = BufferPool(blocks.block_size)
         self.flush_timeout = max(300.0, (blocks.limits.io_retries + 2) ** 2 / 2)
+        self.patience = 60.0  # seconds for which a database that is away is waited for
         self.uploading = 0  # blocks on their way to the storage
         self._files: dict[int, InodeWriter] = {}
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -16,7 +16,15 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, TypeAlias
 
-from jfs.errors import ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable, StorageFull
+from jfs.errors import (
+    ObjectError,
+    ObjectForbidden,
+    ObjectNotFound,
+    ObjectUnavailable,
+    StorageFull,
+    StorageMissing,
+    StorageReadOnly,
+)
 from jfs.object.base import Data, ObjectInfo
 from jfs.object.pread import FileReads
 
@@ -34,6 +42,7 @@ class FileStorage:
 
     def __init__(self, root: str) -> None:
         self._root = root if root.endswith("/") else root + "/"
+        self._device = 0  # of the root, when something was first made below it
         self._reads = FileReads()
 
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
@@ -113,7 +122,7 @@ class FileStorage:
         path = self._root + key
         folder, name = os.path.split(path)
         temporary = f"{folder}/.{name}.tmp{random.getrandbits(31)}"
-        fd = _open_new(temporary, folder)
+        fd = self._open_new(temporary, folder)
         try:
             try:
                 rest = memoryview(data)
@@ -129,6 +138,28 @@ class FileStorage:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def _open_new(self, path: str, folder: str) -> int:
+        """A descriptor of a new file in *folder*, which is made when missing; the root is not, when it has gone."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        for _ in range(3):  # another client may remove the empty directory between the two calls
+            try:
+                return os.open(path, flags, 0o666)
+            except FileNotFoundError:
+                self._check_root()
+                os.makedirs(folder, exist_ok=True)
+        return os.open(path, flags, 0o666)
+
+    def _check_root(self) -> None:
+        """FileNotFoundError when the root is gone, or is not the file system that it was: what is written there would be lost."""
+        device = os.stat(self._root).st_dev
+        if self._device and device != self._device:
+            raise FileNotFoundError(errno.ENOENT, "another file system", self._root)
+        self._device = device
+
+    def _missing(self) -> StorageMissing:
+        gone = "is not the one it was" if os.path.isdir(self._root) else "does not exist"
+        return StorageMissing(f"the directory {self._root} {gone}: create it, or mount what it is on")
 
     def _walk(self, prefix: str, after: str) -> Iterator[_Page]:
         """Pages of objects in key order, one per directory (and run of files in it), skipping what cannot match."""
@@ -168,25 +199,16 @@ class FileStorage:
         what = f"{self._root}{key}"
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and action in ("read", "look at"):
             if not os.path.isdir(self._root):  # not one object is missing: the file system with all of them is
-                return ObjectUnavailable(
-                    f"the directory {self._root} does not exist: create it, or mount what it is on"
-                )
+                return self._missing()
             return ObjectNotFound(f"there is no object {key} in {self.describe()}")
+        if error.errno == errno.ENOENT and error.filename == self._root:
+            return self._missing()
+        if error.errno == errno.EROFS:
+            return StorageReadOnly(f"cannot {action} {what}: its file system is mounted read-only")
         if isinstance(error, PermissionError):
             return ObjectForbidden(f"cannot {action} {what}: this user may not; check the directory's owner and mode")
         kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else ObjectUnavailable
         return kind(f"cannot {action} {what}: {os.strerror(error.errno or 0)}")
-
-
-def _open_new(path: str, folder: str) -> int:
-    """A descriptor of a new file in *folder*, which is made when missing."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    for _ in range(3):  # another client may remove the empty directory between the two calls
-        try:
-            return os.open(path, flags, 0o666)
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-    return os.open(path, flags, 0o666)
 
 
 def _may_match(name: str, prefix: str, after: str) -> bool:

@@ -22,7 +22,15 @@ from aiohttp.payload import Payload
 from crc32c import crc32c
 from yarl import URL
 
-from jfs.errors import ConfigError, ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable
+from jfs.errors import (
+    ConfigError,
+    ObjectError,
+    ObjectForbidden,
+    ObjectNotFound,
+    ObjectUnavailable,
+    StorageFull,
+    StorageMissing,
+)
 from jfs.object.base import Data, ObjectInfo
 from jfs.object.connect import StorageOptions
 from jfs.object.s3_address import BucketAddress
@@ -219,7 +227,9 @@ class S3Storage:
         code = _code(answer)
         what = f"{key} in {self.describe()}"
         if answer.status == 404 and code == "NoSuchBucket":
-            return ObjectUnavailable(f"the bucket {self.describe()} does not exist: create it first")
+            return StorageMissing(f"the bucket {self.describe()} does not exist: create it first")
+        if answer.status == 507:
+            return StorageFull(f"the object storage has no room to {action} {what} ({code or answer.status})")
         if answer.status == 404 and action in ("read", "look at"):
             return ObjectNotFound(f"there is no object {what}")
         if answer.status in (401, 403):

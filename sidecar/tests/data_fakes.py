@@ -61,7 +61,7 @@ class SlowStorage(MemoryStorage):
         for _ in range(self._delays[self._calls % len(self._delays)]):
             await asyncio.sleep(0)
 
-    async def put(self, key: str, data: Any) -> None:
+    async def put(self, key: str, data: Any, tier: int = 0) -> None:
         await self._dawdle()
         await super().put(key, data)
 
@@ -88,7 +88,7 @@ class FaultyStorage(MemoryStorage):
         if pending is not None:
             await pending
 
-    async def put(self, key: str, data: Any) -> None:
+    async def put(self, key: str, data: Any, tier: int = 0) -> None:
         await self._enter("PUT", key)
         await super().put(key, data)
 

@@ -29,7 +29,7 @@ class Copies:
         self.during: Callable[[], Awaitable[Any]] | None = None
         self.error: Exception | None = None
 
-    async def __call__(self, slice_id: int, size: int, segments: Sequence[Segment]) -> None:
+    async def __call__(self, slice_id: int, size: int, segments: Sequence[Segment], tier: int) -> None:
         assert sum(segment.len for segment in segments) == size
         if self.error is not None:
             raise self.error

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 from jfs.errors import VolumeError
 from jfs.format.constants import DIRECTORY, FILE
-from jfs.format.setting import Setting, check_versions, new_setting
+from jfs.format.setting import Setting, new_setting
+from jfs.format.usable import check_versions
 from jfs.fuse.squash import Owner, callers
 from jfs.meta.model.attr import Entry
 from jfs.meta.store.base import DirectoryPage
@@ -64,8 +65,8 @@ async def test_sorted_listing_goes_across_pages() -> None:
             yield Page(names, [Entry(FILE, 7)] * 2)
 
     for sort, wanted in ((True, [b".", b"Z", b"a", b"m", b"m1"]), (False, [b".", b"m", b"Z", b"a", b"m1"])):
-        directories = Directories(lambda: 1, sort=sort)
-        handle = directories.open(1, lambda: [Item(b".", 1, DIRECTORY, None)])
+        directories = Directories(sort=sort)
+        handle = directories.open(1, 1, lambda: [Item(b".", 1, DIRECTORY, None)])
         await handle.start(pages())
         await handle.fill(2)
         await handle.fill(9)

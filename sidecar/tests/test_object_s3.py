@@ -239,6 +239,30 @@ async def test_storage_class_of_a_mount_goes_before_the_volumes(chosen: str, sen
     assert seen == [("/b/demo/object", sent)]
 
 
+async def test_objects_get_the_class_and_tags_of_their_tier() -> None:
+    seen: list[Any] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((request.headers.get("x-amz-storage-class"), request.headers.get("x-amz-tagging")))
+        return web.Response()
+
+    tiers = {
+        "0": {"ID": 0, "StorageClass": "STANDARD_IA", "Tag": ""},
+        "1": {"ID": 1, "StorageClass": "GLACIER", "Tag": ""},
+        "2": {"ID": 2, "StorageClass": "", "Tag": "a=b"},
+    }
+    async with serving(handler) as served:
+        bucket = "http://" + served.describe().removeprefix("s3://").replace("/b", "/b%d")
+        setting = new_setting("demo", "uuid", storage="s3", bucket=bucket, storage_class="STANDARD_IA", shards=2)
+        storage = open_volume(
+            setting.replaced(Tiers=tiers), access_key="key", secret_key="secret", options=StorageOptions()
+        )
+        for tier in (0, 1, 2, 3):
+            await storage.put("object", b"", tier)
+        await storage.close()
+    assert seen == [("STANDARD_IA", None), ("GLACIER", None), (None, "a=b"), ("STANDARD_IA", None)]
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "text"),
     [

@@ -1,5 +1,4 @@
-"""Volumes written by the real client (the golden set) read back through a mount exactly as it saw them; those that need
-features of later versions are refused with a sentence.
+"""Volumes written by the real client (the golden set) read back through a mount exactly as it saw them.
 
 The set is found by JFS_GOLDEN or beside the repository; its README describes it.
 """
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_parts import JFS, Volume, mounted, redis_server, run
+from mount_parts import Volume, mounted, redis_server, run
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]
 
@@ -38,10 +37,7 @@ READABLE = (
     "redis-chacha-lz4",
     "sqlite-aes",
 )
-WITH_ACLS = ("redis-acl", "sqlite-acl-quota")  # only one host can
-REFUSED = {
-    "redis-tier": "tier",
-}
+WITH_ACLS = ("redis-acl", "redis-tier", "sqlite-acl-quota")  # only one host can
 TYPES = {
     "file": stat.S_ISREG,
     "dir": stat.S_ISDIR,
@@ -159,19 +155,3 @@ def test_golden_volume_reads_back_as_the_real_client_saw_it(
         wanted = expected["statvfs"]
         assert (st.f_bsize, st.f_blocks, st.f_bavail) == (wanted["bsize"], wanted["blocks"], wanted["bavail"])
         assert (st.f_files, st.f_ffree, st.f_namemax) == (wanted["files"], wanted["ffree"], wanted["namemax"])
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_golden_volume_of_a_later_feature_is_refused(name: str, tmp_path: Path) -> None:
-    where = tmp_path / "mnt"
-    where.mkdir()
-    with restored(name, tmp_path) as volume:
-        ended = run(
-            *(*JFS, "mount", "--metrics", "", "--read-only", "--bucket", f"{volume.bucket}/", volume.url, str(where)),
-            check=False,
-        )
-    assert ended.returncode == 1
-    *logged, sentence = ended.stderr.strip().splitlines()
-    assert all("<WARNING>" in line for line in logged), ended.stderr
-    assert sentence.startswith("jfs: ")
-    assert REFUSED[name].lower() in sentence.lower()

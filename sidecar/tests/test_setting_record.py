@@ -10,14 +10,8 @@ import pytest
 from jfs.errors import ConfigError, CorruptRecord, VolumeError
 from jfs.format.changes import changed_fixed
 from jfs.format.secrets import seal, unseal
-from jfs.format.setting import (
-    Setting,
-    check_block_size,
-    check_identity,
-    check_name,
-    check_usable,
-    new_setting,
-)
+from jfs.format.setting import Setting, check_block_size, check_name, new_setting
+from jfs.format.usable import check_identity, check_usable
 from jfs.format.versions import is_older
 from store_engines import golden
 
@@ -105,7 +99,6 @@ def test_what_is_no_setting_is_refused(raw: bytes) -> None:
         ({"MinClientVersion": "9.0.0-A"}, "demands a client of version 9.0.0-A or newer"),
         ({"MaxClientVersion": "1.0.0"}, "demands a client of version 1.0.0 or older"),
         ({"EncryptKey": "pem", "EncryptAlgo": "sm4gcm"}, "is encrypted with sm4gcm"),
-        ({"Tiers": {"0": {}, "1": {}}}, "uses storage tiers"),
         ({"KerbConf": "x"}, "uses Kerberos"),
     ],
 )
@@ -113,17 +106,6 @@ def test_volumes_that_must_not_be_touched(changes: dict[str, Any], sentence: str
     with pytest.raises(VolumeError, match=sentence) as caught:
         check_usable(new_setting("demo", UUID).replaced(**changes))
     assert "demo" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("redis-tier", "storage tiers"),
-    ],
-)
-def test_real_volumes_of_later_features_are_refused(name: str, sentence: str) -> None:
-    with pytest.raises(VolumeError, match=sentence):
-        check_usable(Setting.parse(record(name)))
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,9 @@ class SliceCopier:
     def __init__(self, blocks: BlockStore) -> None:
         self._blocks = blocks
 
-    async def copy(self, new_id: int, size: int, segments: Sequence[Segment]) -> None:
-        """Store *segments*, *size* bytes in all without gaps, as the blocks of slice *new_id*. ObjectError (ObjectNotFound when a
-        source is gone: the chunk was changed meanwhile)."""
+    async def copy(self, new_id: int, size: int, segments: Sequence[Segment], tier: int = 0) -> None:
+        """Store *segments*, *size* bytes in all without gaps, as the blocks of slice *new_id* in storage *tier*. ObjectError
+        (ObjectNotFound when a source is gone: the chunk was changed meanwhile)."""
         block_size = self._blocks.block_size
         source = _Source(self._blocks)
         parts = _by_output(segments, block_size)
@@ -51,7 +51,7 @@ class SliceCopier:
             for indx in range(block_count(size, block_size)):
                 block = bytearray(block_length(size, indx, block_size))
                 await source.fill(block, parts.get(indx, ()))
-                await self._blocks.put_block(new_id, indx, block)
+                await self._blocks.put_block(new_id, indx, block, tier)
         except BaseException:
             with contextlib.suppress(ObjectError, TimeoutError):  # what stays is found by gc
                 async with asyncio.timeout(_PATIENCE):

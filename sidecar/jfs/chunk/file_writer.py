@@ -78,6 +78,7 @@ class InodeWriter:
     def __init__(self, mount: "Writer", ino: int) -> None:
         self.mount = mount
         self.ino = ino
+        self.tier = 0  # of storage, as the last open has seen it
         self.handles = 0
         self.pending: deque[PendingSlice] = deque()  # in creation order
         self.length = 0  # end of the furthest pending byte
@@ -214,7 +215,7 @@ class InodeWriter:
                 async with piece.lock:
                     piece.id = piece.id or await self._patiently(mount.sink.new_slice_id)
             if not piece.error:
-                await mount.blocks.put_block(piece.id, indx, piece.buffer.block(indx))
+                await mount.blocks.put_block(piece.id, indx, piece.buffer.block(indx), self.tier)
         except JfsError as error:
             if not piece.error:
                 log.error("Writing inode %d failed: %s", self.ino, error)
@@ -259,10 +260,10 @@ class InodeWriter:
                 return
             except FsError as error:
                 piece.error = error.errno
-            except JfsError as error:
             except StoreAway as error:  # it certainly was not made
                 log.error("Committing slice %d of inode %d failed: %s", piece.id, self.ino, error)
                 piece.error = errno.EIO
+            except JfsError as error:
                 # The record may have been written all the same: deleting the objects could destroy committed data.
                 log.error("Committing slice %d of inode %d failed: %s", piece.id, self.ino, error)
                 self._failed(errno.EIO)
@@ -271,7 +272,6 @@ class InodeWriter:
         if piece.id:
             self.mount.spawn(self._delete(piece.id, size))
 
-    async def _delete(self, slice_id: int, size: int) -> None:
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer of the database, asked again while it is away or busy: the data are here, and waiting loses nothing."""
         deadline = self.mount.now() + self.mount.patience
@@ -291,6 +291,7 @@ class InodeWriter:
             log.warning("Writing inode %d waits for the database: %s", self.ino, reason)
             await asyncio.sleep(PAUSE)
 
+    async def _delete(self, slice_id: int, size: int) -> None:
         try:
             await self.mount.blocks.delete_slice(slice_id, size)
         except ObjectError as error:
@@ -320,6 +321,6 @@ def _errno_of(error: JfsError) -> int:
     """What the application is told of a failed upload."""
     if isinstance(error, FsError):
         return error.errno
-    return errno.ENOSPC if isinstance(error, StorageFull) else errno.EIO
     if isinstance(error, StorageReadOnly):
         return errno.EROFS
+    return errno.ENOSPC if isinstance(error, StorageFull) else errno.EIO

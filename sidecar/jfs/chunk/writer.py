@@ -91,9 +91,11 @@ class Writer:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def open(self, ino: int) -> FileWriter:
-        """A handle for writing inode *ino*."""
-        return FileWriter(self._file(ino))
+    def open(self, ino: int, tier: int = 0) -> FileWriter:
+        """A handle for writing inode *ino*, whose objects belong to storage *tier*."""
+        file = self._file(ino)
+        file.tier = tier
+        return FileWriter(file)
 
     def length(self, ino: int) -> int:
         """End of the furthest byte of *ino* not committed yet; 0 when nothing is pending."""

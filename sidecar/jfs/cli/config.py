@@ -49,6 +49,13 @@ def _options() -> dict[str, Option]:
             raise ConfigError(f"option {option}: {text!r} is not a whole number")
         return int(text)
 
+    def tier(option: str, text: str) -> int:
+        from jfs.format.tiers import LAST
+
+        if not text.isascii() or not text.isdecimal() or int(text) > LAST:
+            raise ConfigError(f"option {option}: there are tiers 0 to {LAST}, not {text!r}")
+        return int(text)
+
     def seconds(option: str, text: str) -> int:
         from jfs.mount.units import duration
 
@@ -72,6 +79,8 @@ def _options() -> dict[str, Option]:
             "ChangeLogMaxAge", seconds, "how long entries of the change log are kept, like 2h [0: for ever]"
         ),
         "changelog-max-lines": Option("ChangeLogMaxLines", count, "how many of them are kept [0: all]"),
+        "tag": Option("Tag", lambda _, text: text, "tags of new objects, like a=b&c=d"),
+        "tier": Option("Tier", tier, "the storage tier, 0 to 3, that --storage-class and --tag are for [0]"),
         "enable-acl": Option("EnableACL", None, "POSIX ACLs, for good"),
         "min-client-version": Option(
             "MinClientVersion", version, "oldest client that may use the volume; never lowered"
@@ -90,8 +99,6 @@ _SWITCHES: Final = {
 }
 # Options of the real client for what this one does not have.
 _REFUSED: Final = {
-    "tag": "object tags",
-    "tier": "storage tiers",
     "ranger-rest-url": "Apache Ranger permissions",
     "ranger-service": "Apache Ranger permissions",
     "kerberos-config-file": "Kerberos",
@@ -152,7 +159,7 @@ def parse(arguments: list[str]) -> tuple[str, dict[str, Any], set[str]]:
 
 
 async def _run(url: str, password: str, given: dict[str, Any], switches: set[str]) -> int:
-    from jfs.format.setting import check_identity
+    from jfs.format.usable import check_identity
     from jfs.meta.connect import connect
     from jfs.meta.volume import load_setting
 
@@ -184,20 +191,51 @@ def changed(old: "Setting", given: Mapping[str, Any]) -> "Setting":
     """Record *old* with what was *given*; ConfigError when the rules forbid it (format §10.2)."""
     from jfs.cli.formatting import changed_record
     from jfs.format.changes import acl_members
+    from jfs.format.tiers import MIN_VERSION
     from jfs.format.versions import is_older
 
     options = _options()
+    tiers = changed_tiers(old, given)
+    by_tier = "tier" in given
+    given = {name: value for name, value in given.items() if name not in ("tier", "tag", "storage-class")}
     new = changed_record(old, old.name, {options[name].member: given[name] for name in _PASSED if name in given})
     members = {options[name].member: value for name, value in given.items() if name not in _PASSED}
     lowest = members.get("MinClientVersion")
     if lowest is not None and old.min_client_version and (not lowest or is_older(lowest, old.min_client_version)):
         raise ConfigError(f"min-client-version cannot be lowered from {old.min_client_version} to {lowest or 'none'}")
+    if tiers is not None:
+        members["Tiers"] = tiers
+        if by_tier and "MinClientVersion" not in members and is_older(old.min_client_version or "0", MIN_VERSION):
+            members["MinClientVersion"] = MIN_VERSION
     if members.get("ChangeLog") and not old.change_log:
         members.setdefault("ChangeLogMaxAge", old.change_log_age or _LOG_AGE)
     if "EnableACL" in members:
         new = new.replaced(**{k: v for k, v in members.items() if k != "EnableACL"})
         return new.replaced(**acl_members(new, members["EnableACL"]))
     return new.replaced(**members)
+
+
+def _duration_text(seconds: int) -> str:
+    """As the real client writes it: `2h0m0s`, `1m30s`."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    text = f"{hours}h" if hours else ""
+    return text + (f"{minutes}m" if hours or minutes else "") + f"{rest}s"
+
+
+def changed_tiers(old: "Setting", given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The member Tiers with what is *given* of one; None when nothing is. What is given without a tier is that of tier 0, as with the
+    real client, which leaves the member StorageClass alone. ConfigError when nothing is said of the tier."""
+    from jfs.format.tiers import Tier, with_tier
+
+    if not given.keys() & {"tier", "tag", "storage-class"}:
+        return None
+    number = int(given.get("tier", 0))
+    if "tier" in given and not given.keys() & {"tag", "storage-class"}:
+        raise ConfigError("option tier needs --storage-class or --tag, what objects of the tier get")
+    tier = old.tiers.get(number, Tier(old.storage_class if not number else ""))
+    tier = Tier(given.get("storage-class", tier.storage_class), given.get("tag", tier.tag))
+    return with_tier(old.members.get("Tiers"), number, tier)
 
 
 def differences(old: "Setting", new: "Setting", given: Mapping[str, Any]) -> list[str]:
@@ -207,7 +245,7 @@ def differences(old: "Setting", new: "Setting", given: Mapping[str, Any]) -> lis
 
     names = {option.member: name for name, option in _options().items() if name not in _PASSED}
     names |= {"Storage": "storage", "Bucket": "bucket", "AccessKey": "access-key", "SecretKey": "secret-key"}
-    names |= {"SessionToken": "session-token", "StorageClass": "storage-class"}
+    names |= {"SessionToken": "session-token"}
 
     def text(member: str, setting: "Setting") -> str:
         value = setting.members.get(member)
@@ -220,7 +258,9 @@ def differences(old: "Setting", new: "Setting", given: Mapping[str, Any]) -> lis
         if isinstance(value, bool) or member in ("DirStats", "UserGroupQuota", "EnableACL", "ChangeLog"):
             return "true" if value else "false"
         if member == "ChangeLogMaxAge":
-            return f"{value or 0}s"
+            return _duration_text(value or 0) + (
+                " (default)" if setting is new and "changelog-max-age" not in given else ""
+            )
         return str(value or ("" if member not in ("Inodes", "TrashDays", "ChangeLogMaxLines") else 0))
 
     lines = []
@@ -230,7 +270,29 @@ def differences(old: "Setting", new: "Setting", given: Mapping[str, Any]) -> lis
             member not in SECRETS and (old.members.get(member) or 0) != (new.members.get(member) or 0)
         ):
             lines.append(f"{name:>10}: {text(member, old)} -> {text(member, new)}")
-    return lines
+    return [*_tier_lines(old, new, given), *lines]
+
+
+def _tier_lines(old: "Setting", new: "Setting", given: Mapping[str, Any]) -> list[str]:
+    """What changes of a tier."""
+    from jfs.format.tiers import Tier
+
+    number = given.get("tier", 0)
+    tier, former = new.tiers.get(number, Tier()), old.tiers.get(number)
+    texts = {"storage-class": tier.storage_class, "tag": tier.tag}
+    if "tier" not in given:
+        before = former or Tier(old.storage_class)
+        befores = {"storage-class": before.storage_class, "tag": before.tag}
+        return [f"{name:>10}: {befores[name]} -> {text}" for name, text in texts.items() if text != befores[name]]
+    lines = [f"set tier {number} {name}: {text}" for name, text in texts.items() if name in given]
+    if former is None:
+        return lines
+    changes = [
+        f"{what}: {before} => {after}"
+        for what, before, after in zip(("storage class", "tag"), former, tier, strict=True)
+        if before != after
+    ]
+    return ["existing tier will be overwritten: ", f"tier: {number}", *changes, *lines]
 
 
 async def _ask(store: "Store", old: "Setting", new: "Setting", *, assumed: bool) -> None:

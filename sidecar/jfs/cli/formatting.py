@@ -23,7 +23,8 @@ from jfs.errors import (
     VolumeError,
 )
 from jfs.format.changes import acl_members, changed_fixed
-from jfs.format.setting import SECRETS, Setting, check_identity, new_setting
+from jfs.format.setting import SECRETS, Setting, new_setting
+from jfs.format.usable import check_identity
 from jfs.meta.store.base import Store
 from jfs.meta.volume import existing_setting, format_volume
 from jfs.object.base import ObjectStorage

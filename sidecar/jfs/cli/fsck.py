@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 async def _run(options: argparse.Namespace, mode: int, password: str, passphrase: str) -> int:
-    from jfs.format.setting import check_identity, check_usable
+    from jfs.format.usable import check_identity, check_usable
     from jfs.meta.connect import connect
     from jfs.meta.volume import load_setting
     from jfs.object.connect import open_volume
@@ -257,7 +257,7 @@ class _Check:
     def _content_check(self) -> "ContentCheck | None":
         from jfs.check.verify import ContentCheck
         from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
-        from jfs.format.setting import check_usable
+        from jfs.format.usable import check_usable
 
         if not self._options.content:
             return None

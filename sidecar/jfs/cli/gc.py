@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 async def _run(options: argparse.Namespace, skipped: int, password: str, passphrase: str) -> int:
     from jfs.chunk.blocks import BlockFormat, BlockLimits, BlockStore
-    from jfs.format.setting import check_identity, check_usable
+    from jfs.format.usable import check_identity, check_usable
     from jfs.meta.connect import connect
     from jfs.meta.volume import load_setting
     from jfs.object.connect import open_volume

@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),
     "ready": Command("jfs.sidecar.ready", "tell whether a pod's volumes are mounted (startup probe)"),
     "worker": Command("jfs.cli.worker"),
+    "zygote": Command("jfs.cli.zygote"),
 }
 # Commands of the real client that this one does not have.
 _ABSENT: Final = "bench changelog debug dump gateway load mdtest objbench profile stats sync webdav"

@@ -149,7 +149,7 @@ def _inodes(given: Mapping[str, str]) -> int | None:
 
 
 async def _run(request: Request, password: str) -> int:
-    from jfs.format.setting import check_usable
+    from jfs.format.usable import check_usable
     from jfs.meta.connect import connect
     from jfs.meta.volume import load_setting
 

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 async def _status(url: str, password: str, sid: int | None, *, more: bool) -> int:
-    from jfs.format.setting import check_versions
+    from jfs.format.usable import check_versions
     from jfs.meta.connect import connect
     from jfs.meta.volume import load_setting, status
     from jfs.meta.volume.inspection import session_detail, waiting
@@ -75,7 +75,7 @@ async def _from_document() -> int:
 
 async def _metadata(given: "Document", answer: dict[str, Any]) -> "Setting | None":
     """Ask the database; a database without a volume is fine, one of a volume that we must not touch is not."""
-    from jfs.format.setting import check_usable
+    from jfs.format.usable import check_usable
     from jfs.meta.connect import connect
     from jfs.meta.volume import existing_setting, status
 

@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from jfs.errors import ConfigError, CorruptRecord, VolumeError
-from jfs.format.constants import CLIENT_VERSION, META_VERSION
+from jfs.format.constants import META_VERSION
 from jfs.format.secrets import NONCE_BYTES, seal, unseal
-from jfs.format.versions import is_older
+from jfs.format.tiers import Tier, read_tiers
 
 # Members in the order the real client writes them, and whether it leaves them out when empty (format §2.2).
 MEMBERS: Final[Mapping[str, bool]] = MappingProxyType(
@@ -143,7 +143,14 @@ class Setting:
 
     @property
     def storage_class(self) -> str:
-        return self._text("StorageClass")
+        """That of new objects of files without a tier."""
+        tiers = self.tiers
+        return tiers[0].storage_class if 0 in tiers else self._text("StorageClass")
+
+    @property
+    def tiers(self) -> dict[int, Tier]:
+        """The storage tiers by number; 0 is that of files without one."""
+        return read_tiers(self.members.get("Tiers"))
 
     @property
     def bucket(self) -> str:
@@ -357,58 +364,3 @@ def check_block_size(size: int) -> int:
     if not _BLOCK_MIN <= size <= _BLOCK_MAX:
         raise ConfigError(f"block size of {size} bytes is out of range: it must be between 64 KiB and 16 MiB")
     return 1 << (size.bit_length() - 1)
-
-
-def check_identity(setting: Setting, uuid: str) -> None:
-    """VolumeError when *setting* is not that of volume *uuid* or is in a newer format (what a heartbeat checks, format §2.3)."""
-    if setting.uuid != uuid:
-        raise VolumeError(f"the database now holds volume {setting.name} ({setting.uuid}) instead of volume {uuid}")
-    if setting.meta_version > META_VERSION:
-        raise VolumeError(
-            f"volume {setting.name} has metadata format {setting.meta_version}, this client knows {META_VERSION}: "
-            "use a newer client"
-        )
-
-
-def check_versions(setting: Setting, version: str = CLIENT_VERSION) -> None:
-    """VolumeError when the volume's format or its version bounds exclude a client of *version* (format §2.6)."""
-    check_identity(setting, setting.uuid)
-    volume, own = f"volume {setting.name}", version
-    if setting.min_client_version and is_older(own, setting.min_client_version):
-        raise VolumeError(
-            f"{volume} demands a client of version {setting.min_client_version} or newer, this one is {own}: upgrade the client"
-        )
-    if setting.max_client_version and is_older(setting.max_client_version, own):
-        raise VolumeError(
-            f"{volume} demands a client of version {setting.max_client_version} or older, this one is {own}: "
-            "use an older client or raise the limit with `juicefs config --max-client-version`"
-        )
-
-
-def check_usable(setting: Setting, version: str = CLIENT_VERSION) -> None:
-    """VolumeError when this client must not touch the volume: its format, its version bounds or a feature not kept here.
-
-    Reading such a volume as if the feature were off would break what its other clients rely on (format §11.3).
-    """
-    check_versions(setting, version)
-    volume = f"volume {setting.name}"
-    for member, feature in _UNSUPPORTED.items():
-        if setting.members.get(member):
-            raise VolumeError(
-                f"{volume} uses {feature}, which this client does not support: mount it with JuiceFS itself"
-            )
-    if setting.is_encrypted and setting.encrypt_algo not in ENCRYPTIONS:
-        raise VolumeError(
-            f"{volume} is encrypted with {setting.encrypt_algo}, which this client does not support: mount it with JuiceFS itself"
-        )
-    tiers = setting.members.get("Tiers")
-    if isinstance(tiers, dict) and any(tier != "0" for tier in tiers):
-        raise VolumeError(
-            f"{volume} uses storage tiers, which this client does not support: mount it with JuiceFS itself"
-        )
-
-
-_UNSUPPORTED: Final = {
-    "RangerRestUrl": "Apache Ranger permissions",
-    "KerbConf": "Kerberos",
-}

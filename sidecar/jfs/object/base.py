@@ -42,8 +42,9 @@ class ObjectStorage(Protocol):
         earlier. The caller must not change what it gets. ObjectNotFound when there is none."""
         ...
 
-    async def put(self, key: str, data: Data) -> None:
-        """Store a whole object, replacing any of this key; *data* must not change until this returns."""
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
+        """Store a whole object, replacing any of this key; *data* must not change until this returns. *tier* is the volume's storage
+        tier that it belongs to, which storages without classes ignore."""
         ...
 
     async def delete(self, key: str) -> None:

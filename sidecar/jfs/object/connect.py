@@ -6,11 +6,13 @@ S3 storage is asked for, so that a volume on a directory does not pay for them.
 
 import os
 import stat
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from jfs.errors import ConfigError
 from jfs.format.setting import Setting
+from jfs.format.tiers import Tier
 from jfs.object.base import ObjectStorage
 from jfs.object.prefixed import PrefixedStorage
 from jfs.object.sharded import ShardedStorage
@@ -30,7 +32,8 @@ class StorageOptions:
     connections: int = 256
     connect_timeout: float = 10.0
     idle_timeout: float = 60.0  # the longest silence within an answer
-    storage_class: str = ""  # of new objects, where the storage has classes
+    storage_class: str = ""  # of new objects of tier 0, in place of the setting's
+    tiers: Mapping[int, Tier] = field(default_factory=dict)  # of new objects by the tier of their file
     first_pause: float = 0.4  # before the second try; doubles for each further one
     tries: int = 3  # of one request, when the failure is of the kind the protocol calls transient
 
@@ -93,7 +96,7 @@ def open_volume(
     VolumeError when the key does not open."""
     kind, where = storage or setting.storage, bucket or setting.bucket
     used = options or StorageOptions()
-    used = replace(used, storage_class=used.storage_class or setting.storage_class)
+    used = replace(used, tiers=_tiers(setting, used.storage_class))
 
     def one(place: str) -> ObjectStorage:
         return open_storage(
@@ -116,6 +119,15 @@ def open_volume(
         raise ConfigError(f"the bucket {where} must hold %d once, which stands for the number of each of the shards")
     shards = [one(where.replace("%d", str(number))) for number in range(setting.shards)]
     return whole(ShardedStorage(shards))
+
+
+def _tiers(setting: Setting, storage_class: str) -> dict[int, Tier]:
+    """What objects of each tier get; *storage_class* takes the place of the setting's for tier 0."""
+    tiers = dict(setting.tiers)
+    if 0 not in tiers or storage_class:
+        first = tiers.get(0, Tier(setting.storage_class))
+        tiers[0] = first._replace(storage_class=storage_class or first.storage_class)
+    return tiers
 
 
 def _encrypted(inner: ObjectStorage, setting: Setting, passphrase: str) -> ObjectStorage:

@@ -42,12 +42,12 @@ class EncryptedStorage:
             return content
         return memoryview(content)[offset : offset + size if size >= 0 else None]
 
-    async def put(self, key: str, data: Data) -> None:
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
         if len(data) < _THREAD_FROM:
             sealed = self._cipher.seal(data)
         else:
             sealed = await asyncio.get_running_loop().run_in_executor(None, self._cipher.seal, data)
-        await self._inner.put(key, sealed)
+        await self._inner.put(key, sealed, tier)
 
     async def delete(self, key: str) -> None:
         await self._inner.delete(key)

@@ -59,7 +59,7 @@ class FileStorage:
         finally:
             os.close(fd)
 
-    async def put(self, key: str, data: Data) -> None:
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
         try:
             if len(data) <= INLINE_WRITE:
                 self._write(key, data, threading.Event())

@@ -26,7 +26,7 @@ class MemoryStorage:
             return content
         return content[offset:] if size < 0 else content[offset : offset + size]
 
-    async def put(self, key: str, data: Data) -> None:
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
         self.objects[key] = (bytes(data), time.time())
 
     async def delete(self, key: str) -> None:

@@ -20,8 +20,8 @@ class PrefixedStorage:
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         return await self._inner.get(self._prefix + key, offset, size)
 
-    async def put(self, key: str, data: Data) -> None:
-        await self._inner.put(self._prefix + key, data)
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
+        await self._inner.put(self._prefix + key, data, tier)
 
     async def delete(self, key: str) -> None:
         await self._inner.delete(self._prefix + key)

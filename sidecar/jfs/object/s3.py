@@ -112,11 +112,15 @@ class S3Storage:
             raise ObjectUnavailable(f"the object {key} in {self.describe()} is damaged: its checksum is not {expected}")
         return body
 
-    async def put(self, key: str, data: Data) -> None:
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
         view = memoryview(data)
         headers = {_CHECKSUM: str(crc32c(view))}
-        if self._options.storage_class:
-            headers["x-amz-storage-class"] = self._options.storage_class
+        options = self._options
+        kind = options.tiers.get(tier) or options.tiers.get(0)  # a tier that is not known (any more): as tier 0
+        if storage_class := kind.storage_class if kind is not None else options.storage_class:
+            headers["x-amz-storage-class"] = storage_class
+        if kind is not None and kind.tag:
+            headers["x-amz-tagging"] = kind.tag
         answer = await self._ask("PUT", key, headers, view)
         if answer.status not in (200, 201, 204):
             raise self._explain("write", key, answer)

@@ -35,8 +35,8 @@ class ShardedStorage:
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         return await self._of(key).get(key, offset, size)
 
-    async def put(self, key: str, data: Data) -> None:
-        await self._of(key).put(key, data)
+    async def put(self, key: str, data: Data, tier: int = 0) -> None:
+        await self._of(key).put(key, data, tier)
 
     async def delete(self, key: str) -> None:
         await self._of(key).delete(key)

@@ -11,12 +11,14 @@ Concurrency: event loop only; no method suspends.
 import errno
 import os
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from jfs.chunk.reader import FileReader, Reader
 from jfs.chunk.writer import FileWriter, Writer
 from jfs.errors import FsError
-from jfs.meta.model.attr import Attr
+from jfs.meta.model.attr import Attr, unpack_attr
+from jfs.survival.handle_table import FILE, HandleTable
 
 _ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # Inodes whose kernel page cache we vouch for: enough for a busy mount, small enough to forget (format §5.5: 10 000).
@@ -57,15 +59,15 @@ class FileHandle:
 class Files:
     """The table of open files of a mount."""
 
-    def __init__(self, writer: Writer, reader: Reader) -> None:
+    def __init__(self, writer: Writer, reader: Reader, table: HandleTable | None = None) -> None:
+        self.table = table or HandleTable()
         self.changes = 0
         self.by_inode: dict[int, OpenFile] = {}
         self._handles: dict[int, FileHandle] = {}
-        self._next = 0
         self._writer = writer
         self._reader = reader
         self._cached: dict[int, tuple[int, int, int]] = {}
-        self._told: dict[int, Attr] = {}
+        self._told: dict[int, Attr | bytes] = {}
 
     def tell(self, ino: int, attr: Attr) -> None:
         """The kernel is given *attr* and may believe it for the attribute time-out."""
@@ -74,9 +76,18 @@ class Files:
             told.clear()
         told[ino] = attr
 
+    def tell_listed(self, inos: Iterable[int], attrs: Iterable[Attr | bytes | None]) -> None:
+        """As `tell`, of the entries of a listing, stored forms among them; those without attributes it asks for itself."""
+        told = self._told
+        if len(told) >= _TOLD:
+            told.clear()
+        told.update((ino, attr) for ino, attr in zip(inos, attrs, strict=True) if attr is not None)
+
     def believes(self, ino: int, attr: Attr) -> bool:
         """Whether length and time that the kernel was last given are those of *attr*."""
         told = self._told.get(ino)
+        if isinstance(told, bytes):
+            told = unpack_attr(told)
         return told is not None and (told.length, told.mtime, told.mtimensec) == (
             attr.length,
             attr.mtime,
@@ -86,24 +97,23 @@ class Files:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def new_number(self, *, read_only: bool) -> int:
-        """A handle number; odd for read-only ones, so that they can be told (and re-created) after a restart (format §8.5)."""
-        self._next += 2
-        return self._next + 1 if read_only else self._next
+    def open(self, ino: int, flags: int, attr: Attr, request: int = 0) -> FileHandle:
+        """A new handle of *ino*, whose attributes were just read, for the kernel's *request*. FsError(ENOSPC)."""
+        fh = self.table.take(FILE, ino, flags, read_only=flags & _ACCESS == os.O_RDONLY, request=request)
+        return self.restore(fh, ino, flags, attr)
 
-    def open(self, ino: int, flags: int, attr: Attr) -> FileHandle:
-        """A new handle of *ino*, whose attributes were just read."""
+    def restore(self, fh: int, ino: int, flags: int, attr: Attr) -> FileHandle:
+        """The handle that is in the table already: just now, or since a predecessor's time."""
         file = self.by_inode.get(ino)
         if file is None:
             file = self.by_inode[ino] = OpenFile(ino, attr.length)
         file.handles += 1
         mode = flags & _ACCESS
-        fh = self.new_number(read_only=mode == os.O_RDONLY)
         handle = FileHandle(
             fh,
             file,
             flags,
-            self._writer.open(ino) if mode != os.O_RDONLY else None,
+            self._writer.open(ino, attr.tier) if mode != os.O_RDONLY else None,
             self._reader.open(ino) if mode != os.O_WRONLY else None,
         )
         self._handles[fh] = handle
@@ -122,13 +132,22 @@ class Files:
 
     def forget(self, handle: FileHandle) -> bool:
         """Remove the handle from the table; whether it was the inode's last."""
-        self._handles.pop(handle.fh, None)
+        if self._handles.pop(handle.fh, None) is None:
+            return False
+        self.table.free(handle.fh)
         file = handle.file
         file.handles -= 1
         if not file.handles and self.by_inode.get(file.ino) is file:
             del self.by_inode[file.ino]
             return True
         return False
+
+    def owned(self, handle: FileHandle, owner: int) -> None:
+        """*owner* is about to take a lock by the handle. FsError(ENOSPC)."""
+        self.table.add_owner(handle.fh, owner)
+        if handle.owners is None:
+            handle.owners = set()
+        handle.owners.add(owner)
 
     def wrote(self, file: OpenFile, end: int) -> None:
         """Bytes up to *end* were taken by the writer."""
@@ -138,6 +157,12 @@ class Files:
         if end > file.length:
             file.length = end
         self._cached.pop(file.ino, None)
+
+    def set_times(self, ino: int) -> None:
+        """The time of the last write was set, and what was written before does not move it any more."""
+        file = self.by_inode.get(ino)
+        if file is not None:
+            file.written_ns = 0
 
     def truncated(self, ino: int, length: int) -> None:
         """The file was cut or grown to *length* by this mount."""
@@ -162,10 +187,11 @@ class Files:
             if pending > length:
                 length = pending
             file.length = length
-        if self._writer.is_dirty(ino):
-            seconds, nanoseconds = divmod(file.written_ns, 1_000_000_000)
+        if file.written_ns and self._writer.is_dirty(ino):
+            seconds, nanoseconds = written = divmod(file.written_ns, 1_000_000_000)
+            changed = max(written, (attr.ctime, attr.ctimensec))
             return attr._replace(
-                length=length, mtime=seconds, mtimensec=nanoseconds, ctime=seconds, ctimensec=nanoseconds
+                length=length, mtime=seconds, mtimensec=nanoseconds, ctime=changed[0], ctimensec=changed[1]
             )
         return attr._replace(length=length) if length != attr.length else attr
 

@@ -18,7 +18,7 @@ from jfs.errors import FsError, JfsError, ObjectError, ObjectNotFound, StoreErro
 from jfs.format.constants import CHUNK, DIRECTORY, FILE
 from jfs.format.slices import Segment, Slice, unpack, view
 from jfs.meta.model.attr import Attr
-from jfs.meta.model.keys import ChunkKey
+from jfs.meta.model.keys import ChunkKey, NodeKey
 from jfs.meta.operations.access import SUPERUSER, Caller
 from jfs.meta.operations.compaction import MAX_RECORDS, Plan, mark_wasted, plan, replace, was_replaced
 from jfs.meta.operations.rules import SECOND
@@ -37,8 +37,8 @@ QUIET: Final = 2.0  # seconds without an own commit before a chunk is rewritten 
 _KNOWN: Final = 20_000  # chunks whose length is remembered
 _UNKNOWN_LENGTH: Final = EVERY - 10  # taken for a list of others' making, so that it is soon looked at
 
-# (new slice id, size, segments): store the segments' bytes as the blocks of the new slice. ObjectError.
-CopySlice = Callable[[int, int, Sequence[Segment]], Awaitable[None]]
+# (new slice id, size, segments, storage tier): store the segments' bytes as the blocks of the new slice. ObjectError.
+CopySlice = Callable[[int, int, Sequence[Segment], int], Awaitable[None]]
 
 
 class Compaction:
@@ -163,7 +163,7 @@ class Compaction:
         """Rewrite the beginning of a chunk's list now when it has *at_least* so many records; whether it became shorter.
         ObjectError, StoreError, FsError."""
         key = (ino, indx)
-        (raw,) = await self._store.get(ChunkKey(ino, indx))
+        raw, node = await self._store.get(ChunkKey(ino, indx), NodeKey(ino))
         records = unpack(raw or b"")
         self._remember(self._lengths, key, len(records))
         if len(records) < at_least:
@@ -173,7 +173,7 @@ class Compaction:
             self._remember(self._settled, key, len(records))
             return False
         new_id = await self._new_id()
-        await self._copy(new_id, made.size, made.segments)
+        await self._copy(new_id, made.size, made.segments, node.tier if node is not None else 0)
         commit = asyncio.create_task(self._commit(ino, indx, made, new_id), name="compaction commit")
         self._commits.add(commit)
         commit.add_done_callback(self._commits.discard)

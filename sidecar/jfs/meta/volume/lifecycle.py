@@ -9,6 +9,7 @@ from jfs.errors import ConfigError, VolumeError
 from jfs.format.changes import changed_fixed
 from jfs.format.constants import DIRECTORY, ROOT, TRASH
 from jfs.format.setting import Setting
+from jfs.format.tiers import Tier, with_tier
 from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, NodeKey, SettingKey
 from jfs.meta.operations import rules as common
 from jfs.meta.store.base import Store, Tx
@@ -93,7 +94,11 @@ def updated(old: Setting, new: Setting, *, force: bool) -> Setting:
         changes.setdefault(name, new.members.get(name))
     if new.is_encrypted:
         changes["EncryptAlgo"] = new.encrypt_algo
-    return old.replaced(**changes)
+    result = old.replaced(**changes)
+    if (wanted := changes.get("StorageClass") or "") != old.storage_class:  # which tier 0 mirrors
+        tier = Tier(wanted, old.tiers.get(0, Tier()).tag)
+        result = result.replaced(Tiers=with_tier(old.members.get("Tiers"), 0, tier))
+    return result
 
 
 # Members that an update does not take from the new record: identity, and what only `config` changes.

@@ -12,7 +12,8 @@ import random
 from collections.abc import Awaitable, Callable
 
 from jfs.errors import JfsError, StoreError, VolumeError
-from jfs.format.setting import Setting, check_identity, check_usable
+from jfs.format.setting import Setting
+from jfs.format.usable import check_identity, check_usable
 from jfs.meta.model.keys import SessionKey, SettingKey
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.removal import Dropped, release_sustained

@@ -24,6 +24,9 @@ from jfs_csi.api import ApiClient
 from jfs_csi.control.server import ControlServer
 from jfs_csi.directories import Tree
 from jfs_csi.events import EventReporter, Subject
+from jfs_csi.fuse.custody import Custody
+from jfs_csi.fuse.holder import SOCKET, HolderClient
+from jfs_csi.fuse.keeper import Keeper
 from jfs_csi.identity import Identity, Registration
 from jfs_csi.injection import SidecarCheck
 from jfs_csi.layout import Layout
@@ -33,10 +36,12 @@ from jfs_csi.node import Node
 from jfs_csi.publish import Publisher
 from jfs_csi.rpc import RpcHandler
 from jfs_csi.state import DATA, StateStore
+from jfs_csi.stats import UsageProbe
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 60.0
+_HEAL_SECONDS = 3.0  # between looks for mounts that nobody serves; sidecars reconnect faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Settings:
     driver_name: str = names.DRIVER
     metrics: str | None = None
     health: str | None = None
+    holder: bool = False
 
 
 class NodeService:
@@ -63,9 +69,23 @@ class NodeService:
         self._api = api
         self._metrics = Metrics()
         self._events = EventReporter(api, settings.node_name, settings.driver_name)
-        self._control = ControlServer(self._tree, self._layout, self._states, settings.node_name, self._notify)
         self._connections = FuseConnections()
-        self._publisher = Publisher(self._tree, self._layout, self._states, self._control, self._connections)
+        holder = settings.kubelet_dir.joinpath(*self._layout.plugin, SOCKET) if settings.holder else None
+        self._keeper = Keeper(None if holder is None else HolderClient(holder))
+        self._custody = Custody(self._tree, self._layout, self._states, self._keeper, self._connections)
+        self._control = ControlServer(
+            self._tree,
+            self._layout,
+            self._states,
+            settings.node_name,
+            self._notify,
+            self._custody,
+            self._metrics.taken_over,
+        )
+        usage = UsageProbe()
+        self._publisher = Publisher(
+            self._tree, self._layout, self._states, self._control, self._connections, self._custody, usage
+        )
         endpoint = settings.endpoint.removeprefix("unix://")
         self._registration = Registration(settings.driver_name, endpoint)
         self._node = Node(
@@ -76,6 +96,7 @@ class NodeService:
             SidecarCheck(api),
             self._events,
             self._metrics,
+            usage,
         )
         self._endpoint = endpoint
         self.http_addresses: list[tuple[str, int]] = []  # of the metrics and health ports, once serving
@@ -85,16 +106,21 @@ class NodeService:
         """Serves inside the block."""
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._connections.close)
+            stack.callback(self._keeper.close)
             if self._api is not None:
                 stack.push_async_callback(self._api.close)
             stack.push_async_callback(self._control.close)
             self._tree.make(self._layout.plugin, 0o711)
             await self._publisher.restore()
-            for work in (self._events.run(), self._sweep()):
+            for work in (self._events.run(), self._sweep(), self._heal()):
                 task = asyncio.create_task(work)
                 stack.push_async_callback(_cancel, task)
             self._metrics.watch(
-                self._control.attached, self._control.sessions, self._published, self._control.dirty_bytes
+                self._control.attached,
+                self._control.sessions,
+                self._published,
+                self._control.dirty_bytes,
+                lambda: len(self._keeper),
             )
             for address in {self._settings.metrics, self._settings.health} - {None}:
                 await self._serve_http(stack, str(address))
@@ -127,6 +153,16 @@ class NodeService:
                 await self._publisher.sweep()
             except OSError as error:
                 log.error("The sweep of pods that are gone failed, it is tried again: %s", error)
+
+    async def _heal(self) -> None:
+        # A connection that ended while we were away, and a holder that was, announce nothing.
+        while True:
+            await asyncio.sleep(_HEAL_SECONDS)
+            try:
+                await asyncio.to_thread(self._keeper.synchronize)
+                await self._publisher.heal()
+            except OSError as error:
+                log.error("The look for mounts that nobody serves failed, it is tried again: %s", error)
 
     async def _serve_http(self, stack: contextlib.AsyncExitStack, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -177,6 +213,11 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--driver-name", default=names.DRIVER)
     parser.add_argument("--metrics", metavar="[HOST]:PORT", help="serve /metrics, /healthz and /readyz there")
     parser.add_argument("--health", metavar="[HOST]:PORT", help="the same, on another port")
+    parser.add_argument(
+        "--holder",
+        action="store_true",
+        help="keep duplicates of FUSE descriptors with jfs-csi-holder, at <driver>/holder",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every call")
     options = parser.parse_args(arguments)
     if not options.endpoint.startswith("unix:///"):
@@ -201,6 +242,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
         driver_name=options.driver_name,
         metrics=options.metrics,
         health=options.health,
+        holder=options.holder,
     )
 
 

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 # Publish is to take at most 50 ms: the buckets are fine around that.
 _BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5, 30)
+# In a sidecar a successor stands ready; a container waits for the kubelet's back-off.
+_STALLS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class Metrics:
@@ -34,6 +36,18 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._restarts = Counter(
+            "jfs_csi_takeovers", "Times that a new process took over a living mount.", registry=self.registry
+        )
+        self._replayed = Counter(
+            "jfs_csi_replayed_requests", "Requests that a successor answered again.", registry=self.registry
+        )
+        self._stalls = Histogram(
+            "jfs_csi_takeover_stall_seconds",
+            "How long operations waited for a new process.",
+            buckets=_STALLS,
+            registry=self.registry,
+        )
         self._events = Counter("jfs_csi_events", "Events reported, by reason.", ["reason"], registry=self.registry)
 
     def observe(self, method: str, code: str, seconds: float) -> None:
@@ -46,12 +60,19 @@ class Metrics:
     def event(self, reason: str) -> None:
         self._events.labels(reason).inc()
 
+    def taken_over(self, restarts: int, stall_seconds: float, replayed: int) -> None:
+        """Mounts went on with a new process, so many times; the figures are of the last time."""
+        self._restarts.inc(restarts)
+        self._replayed.inc(replayed)
+        self._stalls.observe(stall_seconds)
+
     def watch(
         self,
         attached: Callable[[], int],
         sessions: Callable[[], int],
         published: Callable[[], int],
         dirty_bytes: Callable[[], int],
+        kept: Callable[[], int],
     ) -> None:
         """Take these figures at each scrape."""
         for name, text, figure in (
@@ -59,6 +80,7 @@ class Metrics:
             ("jfs_csi_sidecar_sessions", "Connected sidecars.", sessions),
             ("jfs_csi_published_volumes", "Published data volumes.", published),
             ("jfs_csi_dirty_bytes", "Bytes the connected sidecars have not stored yet, by their beats.", dirty_bytes),
+            ("jfs_csi_kept_connections", "FUSE connections whose descriptor the node service keeps.", kept),
         ):
             Gauge(name, text, registry=self.registry).set_function(figure)
 

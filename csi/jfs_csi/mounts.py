@@ -38,6 +38,7 @@ _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_
 )
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
 _MOVE_MOUNT_BOTH_EMPTY_PATH = 0x04 | 0x40
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_CMD_CREATE = 6
@@ -99,17 +100,17 @@ def _unescape(field: str) -> str:
     return field
 
 
-def bind(tree: Tree, source: Names, target: Names, flags: int) -> None:
-    """Bind the directory `source` onto the directory `target` with flags (MS_RDONLY | …).
+def bind(tree: Tree, source: Names, target: Names, flags: int, *, recursive: bool = False) -> None:
+    """Bind the directory `source` onto the directory `target` with flags (MS_RDONLY | …); `recursive`: together with what is
+    mounted below `source`, whose flags stay.
 
     Both exist; neither path may lead through a link. The bind gets its flags before it is attached (Linux 5.12), because
     the node service works in a container: the host has a propagated copy of the mount, which takes the flags the mount
     has at that moment and would never learn of a later remount. Raises OSError.
     """
     with tree.open(source) as from_directory, tree.open(target) as to_directory:
-        clone = int(
-            _call("open_tree", _SYS_OPEN_TREE, from_directory, b"", _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH)
-        )
+        how = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+        clone = int(_call("open_tree", _SYS_OPEN_TREE, from_directory, b"", how))
         try:
             # struct mount_attr: set, clear, propagation, userns_fd. The four flags have the values of MS_RDONLY and so on.
             attributes = struct.pack("=QQQQ", flags, 0, 0, 0)

@@ -43,10 +43,11 @@ class Node:
         check: SidecarCheck,
         events: EventReporter,
         metrics: Metrics,
+        usage: UsageProbe,
     ) -> None:
         self._name, self._layout, self._states, self._publisher = name, layout, states, publisher
         self._check, self._events, self._metrics = check, events, metrics
-        self._usage = UsageProbe()
+        self._usage = usage
 
     def handler(self, observe: rpc.Observer) -> rpc.RpcHandler:
         return rpc.service(
@@ -172,12 +173,18 @@ class Node:
         if kind == names.CONTROL_KIND:
             if not ephemeral and _EPHEMERAL in context:
                 raise rpc.invalid("A control volume can only be an inline volume of the pod.")
+            mode = context.get(names.MODE_ATTRIBUTE, names.PRIVILEGED)
+            if mode not in (names.PRIVILEGED, names.RESTRICTED):
+                raise rpc.invalid(f"Volume attribute {names.MODE_ATTRIBUTE}={mode!r} is unknown.")
             return Publication(
                 target,
                 CONTROL,
                 request.volume_id,
                 pod_name=context.get(_POD + "name", ""),
                 pod_namespace=context.get(_POD + "namespace", ""),
+                mode=mode,
+                # A sidecar that mounts nothing writes nothing there either.
+                read_only=request.readonly or mode == names.RESTRICTED,
             )
         if kind != DATA:
             raise rpc.invalid(f"Volume attribute {names.CONTROL_KIND_ATTRIBUTE}={kind!r} is unknown.")

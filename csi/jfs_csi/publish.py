@@ -1,7 +1,10 @@
 """Publish and unpublish: ties a pod's volume path to the directory its sidecar mounts on, and unties it.
 
-    target path (data)     ← bind of P/volumes/<volume>; the sidecar's FUSE mount on that directory propagates onto it
-    target path (control)  ← bind of P; the sidecar's container has it as /run/jfs, with Bidirectional propagation
+    target path (data)     ← bind of P/volumes/<volume>; the FUSE mount on that directory propagates onto it
+    target path (control)  ← bind of P; the sidecar's container has it as /run/jfs
+
+The FUSE mount is the sidecar's in a privileged pod (its propagation is Bidirectional), and in a restricted one ours, made
+here; the control volume tells which. Whichever of the two volumes is published last finds out.
 
 Publish never waits for the sidecar: the kubelet starts no container before all volumes are published. Unpublish never
 stats what it removes, always ends and deletes nothing but empty directories. Both are idempotent and decide from
@@ -19,6 +22,7 @@ from jfs_api import names
 
 from jfs_csi.control.server import ControlServer
 from jfs_csi.directories import Tree
+from jfs_csi.fuse.custody import Custody
 from jfs_csi.layout import Layout, Names, Target, valid_pod_uid
 from jfs_csi.mounts import (
     MS_NODEV,
@@ -33,6 +37,7 @@ from jfs_csi.mounts import (
     mounts_at,
 )
 from jfs_csi.state import CONTROL, DATA, StateStore, VolumeState
+from jfs_csi.stats import UsageProbe
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ class Publication:
     pod_name: str = ""
     pod_namespace: str = ""
     persistent: bool = False
+    mode: str = names.PRIVILEGED  # of a control volume's pod
     read_only: bool = False
     options: tuple[str, ...] = ()
     secrets: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -71,9 +77,11 @@ class Publisher:
         states: StateStore,
         control: ControlServer,
         connections: FuseConnections,
+        custody: Custody,
+        usage: UsageProbe,
     ) -> None:
         self._tree, self._layout, self._states = tree, layout, states
-        self._control, self._connections = control, connections
+        self._control, self._connections, self._custody, self._usage = control, connections, custody, usage
 
     # --- publish -----------------------------------------------------------------------------------------------
 
@@ -92,21 +100,49 @@ class Publisher:
         target = publication.target
         async with self._control.lock(target.pod_uid):
             await self._control.listen(target.pod_uid)
-            await asyncio.to_thread(self._publish, publication)
+            mounted = await asyncio.to_thread(self._publish, publication)
             if publication.kind == DATA:
                 await self._control.published(
-                    target.pod_uid, target.volume, publication.read_only, publication.options, publication.secrets
+                    target.pod_uid,
+                    target.volume,
+                    publication.read_only,
+                    publication.options,
+                    publication.secrets,
+                    restricted=self._custody.is_restricted(target.pod_uid),
+                    mounted=bool(mounted),
                 )
+            else:
+                for volume in mounted:
+                    await self._control.mounted(target.pod_uid, volume)
 
-    def _publish(self, publication: Publication) -> None:
+    def _publish(self, publication: Publication) -> list[str]:
+        """The volumes for which a FUSE mount had to be made."""
         target = publication.target
+        self._save(publication)
         if publication.kind == CONTROL:
             source, flags = self._layout.pod(target.pod_uid), _CONTROL_FLAGS
+            if publication.read_only:
+                flags |= MS_RDONLY
         else:
             source, flags = self._layout.mountpoint(target.pod_uid, target.volume), _DATA_FLAGS
             self._tree.make(source, 0o000)
+        mounted = mounts_at([self._tree.mount_path(target.relative)])
+        if any(mount.root.endswith("//deleted") for mount in mounted):
+            # Bound to a directory that was removed since: nothing can ever appear there.
+            detach(self._tree, target.relative)
+            mounted = []
+        if not mounted:
+            self._tree.make(target.relative, 0o000 if publication.kind == DATA else 0o711, parents=False)
+            bind(self._tree, source, target.relative, flags, recursive=True)
+        elif publication.kind == DATA:
+            self._take_away_dead_sub_paths(target)
+        return self._mount_ours(target, publication.kind)
+
+    def _save(self, publication: Publication) -> None:
         # State first: a mount without a state file could be missed by the sweep, the other way round is harmless.
+        target = publication.target
         former = self._states.get(*target.key)
+        restricted = self._custody.is_restricted(target.pod_uid)
         state = VolumeState(
             pod_uid=target.pod_uid,
             volume=target.volume,
@@ -118,21 +154,23 @@ class Publisher:
             persistent=publication.persistent,
             read_only=publication.read_only,
             options=publication.options,
+            mode=publication.mode if publication.kind == CONTROL else _mode(restricted),
+            name=str(publication.secrets.get("name", "")),
+            boot_id=self._states.boot_id,
         )
         if former is not None:
             state = replace(state, generation=former.generation, ready=former.ready)
         if state != former:
             self._states.save(state)
-        mounted = mounts_at([self._tree.mount_path(target.relative)])
-        if any(mount.root.endswith("//deleted") for mount in mounted):
-            # Bound to a directory that was removed since: nothing can ever appear there.
-            detach(self._tree, target.relative)
-            mounted = []
-        if not mounted:
-            self._tree.make(target.relative, 0o000 if publication.kind == DATA else 0o711, parents=False)
-            bind(self._tree, source, target.relative, flags)
-        elif publication.kind == DATA:
-            self._take_away_dead_sub_paths(target)
+
+    def _mount_ours(self, target: Target, kind: str) -> list[str]:
+        """Restricted mode: have the volume mounted – of a control volume, all that were published before it."""
+        if not self._custody.is_restricted(target.pod_uid):
+            return []
+        states = [state for state in self._states.of_pod(target.pod_uid) if state.kind == DATA]
+        if kind == DATA:
+            states = [state for state in states if state.volume == target.volume]
+        return [state.volume for state in states if self._custody.ensure(state)]
 
     def _take_away_dead_sub_paths(self, target: Target) -> None:
         """Detach the kubelet's binds of parts of the volume (`subPath`) that belong to a former mount.
@@ -169,6 +207,10 @@ class Publisher:
             if state is None or state.kind == DATA:
                 mountpoints.insert(0, self._layout.mountpoint(target.pod_uid, target.volume))
             held = await asyncio.to_thread(self._take_away, mountpoints)
+            # With the pod's control volume go all its file systems; a descriptor of ours must not keep them.
+            others = [other.volume for other in self._states.of_pod(target.pod_uid)]
+            ending = others if state is not None and state.kind == CONTROL else [target.volume]
+            await asyncio.to_thread(self._custody.release, target.pod_uid, ending)
             await self._end_connections(held, target.path)
             await asyncio.to_thread(self._forget, target, mountpoints)
             if not self._states.of_pod(target.pod_uid):
@@ -236,6 +278,7 @@ class Publisher:
     async def restore(self) -> None:
         """Take over what a former node service published, and sweep what belongs to pods that are gone."""
         self._states.load()
+        await asyncio.to_thread(self._custody.restore)
         await self.sweep()
         for pod_uid in {state.pod_uid for state in self._states.all()}:
             try:
@@ -245,6 +288,24 @@ class Publisher:
             except OSError as error:
                 # One pod's trouble must not keep the node's others from working.
                 log.error("Pod %s could not be taken over: %s", pod_uid, error)
+
+    async def heal(self) -> None:
+        """Find mounts whose connection ended while nobody served it: with both the node service and the sidecar. A mount that
+        somebody may still serve is asked, by a thread of its own that nobody waits for."""
+        for state in self._states.all():
+            key = (state.pod_uid, state.volume)
+            if state.kind != DATA or self._control.is_served(*key):
+                continue
+            path = await asyncio.to_thread(self._custody.unserved, *key)
+            if path is None or not await self._usage.is_dead(path):
+                continue
+            try:
+                async with self._control.lock(state.pod_uid):
+                    # Looked at again: it may have been served or unpublished while we asked.
+                    if await asyncio.to_thread(self._custody.unserved, *key) is not None:
+                        await self._control.dead(*key)
+            except OSError as error:
+                log.error("Pod %s: volume %s could not be mounted anew: %s", *key, error)
 
     async def sweep(self) -> None:
         """Unpublish the volumes of pods whose directory the kubelet has removed (force-deleted ones)."""
@@ -265,3 +326,7 @@ class Publisher:
                     await self._remove_pod(pod_uid)
             except (OSError, ValueError) as error:
                 log.error("Pod %s: clean-up stopped, it is tried again: %s", pod_uid, error)
+
+
+def _mode(restricted: bool) -> str:
+    return names.RESTRICTED if restricted else names.PRIVILEGED

@@ -10,7 +10,10 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
+
+from jfs_api import names
 
 from jfs_csi.directories import Tree
 from jfs_csi.layout import Layout, valid_pod_uid
@@ -38,6 +41,9 @@ class VolumeState:
     options: tuple[str, ...] = field(default=())
     generation: int = 0  # of the last ATTACH; rises for ever
     ready: bool = False  # the sidecar said READY for that generation
+    mode: str = names.PRIVILEGED  # of the pod's sidecar; told by the control volume
+    name: str = ""  # of the file system, as the mount table shows it
+    boot_id: str = ""  # of the boot in which it was published: what a former one mounted is gone
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
@@ -55,11 +61,17 @@ class VolumeState:
             raise ValueError(str(error)) from error
 
 
+def current_boot() -> str:
+    """Changes with every boot of the node (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 class StateStore:
     """State files below `<kubelet>/plugins/<driver>/state`, and their contents by (pod UID, volume)."""
 
-    def __init__(self, tree: Tree, layout: Layout) -> None:
+    def __init__(self, tree: Tree, layout: Layout, boot_id: str | None = None) -> None:
         self._tree, self._layout = tree, layout
+        self.boot_id = current_boot() if boot_id is None else boot_id
         self._states: dict[tuple[str, str], VolumeState] = {}
 
     def load(self) -> None:
@@ -86,6 +98,9 @@ class StateStore:
         except (OSError, ValueError) as error:
             log.warning("State file %s/%s is unusable (%s); it waits for the next publish.", pod_uid, name, error)
             return
+        if state.boot_id not in ("", self.boot_id):
+            # Nothing of another boot is mounted: the kubelet publishes again, and nobody has lost a mount.
+            state = replace(state, ready=False, boot_id="")
         self._states[pod_uid, state.volume] = state
 
     def get(self, pod_uid: str, volume: str) -> VolumeState | None:
@@ -96,6 +111,11 @@ class StateStore:
 
     def of_pod(self, pod_uid: str) -> list[VolumeState]:
         return [state for state in self._states.values() if state.pod_uid == pod_uid]
+
+    def mode(self, pod_uid: str) -> str:
+        """Of the pod's sidecar, as its control volume tells it; privileged while that is not published."""
+        control = (state for state in self.of_pod(pod_uid) if state.kind == CONTROL)
+        return next((state.mode for state in control), names.PRIVILEGED)
 
     def all(self) -> list[VolumeState]:
         return list(self._states.values())

@@ -5,6 +5,7 @@ threads, so that one stuck in the kernel does not keep the process from ending.
 """
 
 import asyncio
+import errno
 import os
 import threading
 from dataclasses import dataclass
@@ -42,6 +43,19 @@ class UsageProbe:
             except (TimeoutError, OSError):
                 return self._last.get(path)
         return self._last.get(path)
+
+    async def is_dead(self, path: str) -> bool:
+        """Whether the mount's connection has ended. One that answers, or hangs, has not."""
+        future = self._running.get(path)
+        if future is not None:
+            return False
+        try:
+            await asyncio.wait_for(asyncio.shield(self._start(path)), self._seconds)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        return False
 
     def forget(self, path: str) -> None:
         self._last.pop(path, None)

@@ -203,12 +203,13 @@ class Pod:
             **more,
         }
 
-    async def publish_control(self) -> None:
+    async def publish_control(self, mode: str | None = None) -> None:
+        more = {} if mode is None else {"mode": mode}
         await self.node.publish(
             volume_id="csi-control",
             target_path=self.target("juicefs-control"),
             volume_capability={"mount": {}, "access_mode": {"mode": 1}},
-            volume_context=self._context(**{"csi.storage.k8s.io/ephemeral": "true", "kind": "control"}),
+            volume_context=self._context(**{"csi.storage.k8s.io/ephemeral": "true", "kind": "control"}, **more),
         )
 
     def request(self, volume: str, **fields: Any) -> dict[str, Any]:
@@ -270,6 +271,40 @@ class Pod:
         done = self.node.enter("sh", "-c", script).wait(PATIENCE)
         assert done == 0, f"mount(8) ended with {done}"
         return place
+
+    def start_small_sidecar(self, *, restricted: bool = False, hold: Path | None = None) -> None:
+        """A container with `small_sidecar.py`; restricted: as PodSecurity's level of that name has it, and its view of the
+        control volume is read-only and only receives mounts."""
+        inside = self.inside
+        inside.mkdir(exist_ok=True)
+        self.node.root.chmod(0o755)  # a temporary folder is only its owner's
+        control = self.target("juicefs-control")
+        script = f'mount --rbind {control} {inside} && exec "$@"'
+        nobody = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--no-new-privs",
+        ]
+        with self.log.open("ab") as log:
+            self.sidecar = self.node.enter(
+                *(
+                    "unshare",
+                    "--mount",
+                    "--propagation",
+                    "slave" if restricted else "unchanged",
+                    "sh",
+                    "-c",
+                    script,
+                    "sh",
+                ),
+                *(nobody if restricted else []),
+                *(sys.executable, "-I", str(TESTS / "small_sidecar.py"), str(inside)),
+                *([f"hold={hold}"] if hold is not None else []),
+                stderr=log,
+            )
 
     def ready(self, pid: int | None = None, control: str | None = None) -> tuple[int, str]:
         """The startup probe, `jfs ready`: exit status and what it prints. In the sidecar's container, or in the mount

@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 from jfs_csi.control import frames
-from jfs_csi.control.pod import (
+from jfs_csi.control.actions import (
     Action,
     Close,
     Ignored,
     Notify,
-    Phase,
-    PodControl,
     RetryAfter,
     Send,
     Store,
 )
+from jfs_csi.control.attachment import Phase
+from jfs_csi.control.pod import PodControl
 
 SECRETS = {"metaurl": "redis://:top-secret@db/1", "secret-key": "hush-hush"}
 HELLO = frames.Hello((1,), "s1", "0.1")
@@ -177,7 +177,7 @@ def test_a_second_sidecar_is_refused_while_the_first_is_connected(control: PodCo
 
 
 def test_a_sidecar_of_another_protocol_is_refused_with_a_sentence(control: PodControl) -> None:
-    actions = control.hello(frames.Hello((2,), "s1", "9.0"))
+    actions = control.hello(frames.Hello((3,), "s1", "9.0"))
     assert types(actions) == ["REFUSED", "Close"]
     assert isinstance(actions[0], Send)
     assert "same release" in actions[0].frame["message"]

@@ -15,7 +15,10 @@ from jfs_csi.control import frames
 from jfs_csi.control.peer import ForeignPeer, authenticate, belongs
 from jfs_csi.control.server import ControlServer
 from jfs_csi.directories import Tree
+from jfs_csi.fuse.custody import Custody
+from jfs_csi.fuse.keeper import Keeper
 from jfs_csi.layout import Layout
+from jfs_csi.mounts import FuseConnections
 from jfs_csi.state import DATA, StateStore, VolumeState
 
 UID = "8f5c1a2e-0d5b-4a53-9f3b-2d8d3f6c1a77"
@@ -31,12 +34,15 @@ class Fixture:
         self.tree, self.layout = Tree(base), Layout(base)
         self.states = StateStore(self.tree, self.layout)
         self.notified: list[tuple[str, str]] = []
+        self.keeper = Keeper()
+        self.custody = Custody(self.tree, self.layout, self.states, self.keeper, FuseConnections())
         self.server = ControlServer(
             self.tree,
             self.layout,
             self.states,
             "node-1",
             lambda reason, _pod, volume, _: self.notified.append((reason, volume)),
+            self.custody,
         )
 
     async def listen(self) -> None:
@@ -92,6 +98,7 @@ async def pod(tmp_path: Path) -> AsyncIterator[Fixture]:
     await fixture.listen()
     yield fixture
     await fixture.server.close()
+    fixture.keeper.close()
 
 
 async def until(condition: Any) -> None:

@@ -42,6 +42,7 @@ KNOWN: Final[Mapping[str, Kind | frozenset[str]]] = {
     "upload-hours": Kind.HOURS,
     "atime-mode": frozenset({"noatime", "relatime", "strictatime"}),
     "verify-cache-checksum": frozenset({"none", "full", "shrink", "extend"}),
+    "fuse-resend": frozenset({"on", "off"}),
     "cache-eviction": frozenset({"none", "2-random", "lru"}),
 }
 

@@ -40,16 +40,29 @@ CONTROL_VOLUME: Final = "juicefs-control"
 CONTROL_PATH: Final = "/run/jfs"
 CONTROL_KIND_ATTRIBUTE: Final = "kind"
 CONTROL_KIND: Final = "control"
+# How the pod's sidecar works, decided by the webhook: an attribute of the control volume, beside its kind. With `auto` a volume
+# leaves it to the namespace: privileged where its PodSecurity level allows that.
+MODE_ATTRIBUTE: Final = "mode"
+PRIVILEGED: Final = "privileged"
+RESTRICTED: Final = "restricted"
+AUTO: Final = "auto"
 # Below the control directory: the socket, and one directory per data volume.
 CONTROL_SOCKET: Final = "s"
 CONTROL_VOLUMES: Final = "volumes"
 GRACE_ENVIRONMENT: Final = "JFS_GRACE_SECONDS"
+# Where the sidecar keeps what a successor needs: handles, journal, data not uploaded yet.
+STATE_VOLUME: Final = "juicefs-state"
+STATE_PATH: Final = "/var/lib/juicefs"
 
 # Event reasons on pods and PersistentVolumes (reporting component: the driver's name).
 EVENT_MOUNTED: Final = "JuiceFSMounted"
 EVENT_MOUNT_FAILED: Final = "JuiceFSMountFailed"
 EVENT_SIDECAR_MISSING: Final = "JuiceFSSidecarMissing"
 EVENT_MOUNT_LOST: Final = "JuiceFSMountLost"
+EVENT_SIDECAR_RESTARTED: Final = "JuiceFSSidecarRestarted"
+EVENT_STALLED: Final = "JuiceFSStalled"
+EVENT_RECOVERED: Final = "JuiceFSRecovered"
+EVENT_UPDATED: Final = "JuiceFSUpdated"
 
 # Keys of JuiceFS CSI's Secret.
 SECRET_KEYS: Final = (

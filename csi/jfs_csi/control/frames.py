@@ -1,7 +1,9 @@
-"""Frames of the control socket, version 1: one JSON object per SOCK_SEQPACKET packet, at most 1 MiB.
+"""Frames of the control socket, versions 1 and 2: one JSON object per SOCK_SEQPACKET packet, at most 1 MiB.
 
-    sidecar → node  HELLO READY ERROR BEAT FLUSHED DETACHED
-    node → sidecar  WELCOME REFUSED ATTACH QUIESCE DETACH
+    sidecar → node  HELLO READY ERROR BEAT FLUSHED DETACHED      version 2: DEPOSIT+fd STATE ENDING
+    node → sidecar  WELCOME REFUSED ATTACH QUIESCE DETACH        version 2: ATTACH+fd UPDATE END
+
+Version 2 hands descriptors over: a frame that carries one says `"fds": 1`.
 
 Decoding checks shape and types of what the sidecar sends, so that the state machine (`pod.py`) works on known fields;
 a bad frame raises `BadFrame` with the sentence that is logged before the connection closes. A frame of a type this
@@ -12,7 +14,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-PROTO = 1
+from jfs_api import names
+
+from jfs_csi.fuse.init import Handover, Init
+
+VERSIONS = (1, 2)
 LIMIT = 1 << 20  # bytes of a packet
 # Longest sentence and code of a sidecar that are passed on into events and logs.
 LONGEST_MESSAGE = 1000
@@ -56,6 +62,7 @@ class VolumeBeat:
     generation: int
     inflight: int
     dirty_bytes: int
+    oldest_ms: int = 0  # age of the oldest request that waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,33 @@ class Detached:
     generation: int
 
 
-Incoming = Hello | Ready | Failed | Beat | Flushed | Detached
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """The packet brings a duplicate of the descriptor of the volume's FUSE connection, and what its INIT agreed."""
+
+    volume: str
+    generation: int
+    init: Init
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """STATE: how often the volume's worker was replaced inside the sidecar, and what that cost."""
+
+    volume: str
+    generation: int
+    sid: int
+    restarts: int
+    last_stall_ms: int
+    replayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The sidecar was told to end and has flushed everything; it asks whether to leave the mounts."""
+
+
+Incoming = Hello | Ready | Failed | Beat | Flushed | Detached | Deposit | Succession | Ending
 
 
 def encode(frame: dict[str, Any]) -> bytes:
@@ -87,8 +120,8 @@ def encode(frame: dict[str, Any]) -> bytes:
     return packet
 
 
-def decode(packet: bytes) -> Incoming | None:
-    """The frame in a packet; None for a type unknown to this version. Raises `BadFrame`."""
+def decode(packet: bytes, proto: int = 1) -> Incoming | None:
+    """The frame in a packet; None for a type unknown to the session's version. Raises `BadFrame`."""
     if len(packet) > LIMIT:
         raise BadFrame(f"The frame is larger than {LIMIT} bytes.")
     try:
@@ -124,7 +157,11 @@ def decode(packet: bytes) -> Incoming | None:
             return Beat(
                 tuple(
                     VolumeBeat(
-                        entry.text("volume"), entry.number("gen"), entry.number("inflight"), entry.number("dirtyBytes")
+                        entry.text("volume"),
+                        entry.number("gen"),
+                        entry.number("inflight"),
+                        entry.number("dirtyBytes"),
+                        entry.number("oldestMs", default=0),
                     )
                     for entry in fields.objects("volumes")
                 )
@@ -133,6 +170,21 @@ def decode(packet: bytes) -> Incoming | None:
             return Flushed(fields.text("volume"), fields.number("gen"), fields.number("dirtyBytes"))
         case "DETACHED":
             return Detached(fields.text("volume"), fields.number("gen"))
+        case "DEPOSIT" if proto >= 2:
+            if fields.number("fds") != 1:
+                raise BadFrame("Field fds of the DEPOSIT frame is not 1.")
+            return Deposit(fields.text("volume"), fields.number("gen"), fields.init())
+        case "STATE" if proto >= 2:
+            return Succession(
+                fields.text("volume"),
+                fields.number("gen"),
+                fields.number("sid"),
+                fields.number("restarts"),
+                fields.number("lastStallMs"),
+                fields.number("replayed"),
+            )
+        case "ENDING" if proto >= 2:
+            return Ending()
         case _:
             return None
 
@@ -152,11 +204,17 @@ class _Fields:
             raise self._wrong(name, "a string")
         return value
 
-    def number(self, name: str) -> int:
-        value = self._document.get(name)
+    def number(self, name: str, *, default: int | None = None) -> int:
+        value = self._document.get(name, default)
         if type(value) is not int or value < 0:
             raise self._wrong(name, "a whole number")
         return value
+
+    def init(self) -> Init:
+        try:
+            return Init.from_json(self._document.get("init"))
+        except ValueError as error:
+            raise BadFrame(f"Field init of the {self._document['type']} frame is unusable: {error}.") from None
 
     def flag(self, name: str) -> bool:
         value = self._document.get(name)
@@ -179,8 +237,8 @@ class _Fields:
         return [_Fields({"type": self._document.get("type"), **entry}) for entry in value]
 
 
-def welcome(node: str, pod_uid: str) -> dict[str, Any]:
-    return {"type": "WELCOME", "proto": PROTO, "node": node, "podUID": pod_uid}
+def welcome(proto: int, node: str, pod_uid: str) -> dict[str, Any]:
+    return {"type": "WELCOME", "proto": proto, "node": node, "podUID": pod_uid}
 
 
 def refused(message: str) -> dict[str, Any]:
@@ -188,19 +246,52 @@ def refused(message: str) -> dict[str, Any]:
 
 
 def attach(
-    volume: str, generation: int, mountpoint: str, read_only: bool, options: tuple[str, ...], secrets: dict[str, Any]
+    volume: str,
+    generation: int,
+    mountpoint: str,
+    read_only: bool,
+    options: tuple[str, ...],
+    secrets: dict[str, Any],
+    mode: str = names.PRIVILEGED,
 ) -> dict[str, Any]:
-    """ATTACH in privileged mode: the sidecar itself mounts on `mountpoint`, relative to its control directory."""
+    """ATTACH as every version knows it. `mountpoint` is relative to the control directory; the sidecar mounts there
+    itself unless it is empty or a descriptor comes along."""
     return {
         "type": "ATTACH",
         "volume": volume,
         "gen": generation,
-        "mode": "privileged",
+        "mode": mode,
         "mountpoint": mountpoint,
         "readOnly": read_only,
         "config": {"options": list(options)},
         "secrets": secrets,
     }
+
+
+def handing_over(frame: dict[str, Any], handover: Handover | None) -> dict[str, Any]:
+    """The ATTACH in version 2: with a descriptor, or saying that there is none."""
+    return {
+        **frame,
+        "fds": 0 if handover is None else 1,
+        "init": None if handover is None else handover.init.to_json(),
+        "resume": handover is not None and handover.resume,
+    }
+
+
+def update(volume: str, generation: int, options: tuple[str, ...], secrets: dict[str, Any]) -> dict[str, Any]:
+    """Other options or credentials for a mounted volume; what is open stays open."""
+    return {
+        "type": "UPDATE",
+        "volume": volume,
+        "gen": generation,
+        "config": {"options": list(options)},
+        "secrets": secrets,
+    }
+
+
+def end(keep: bool) -> dict[str, Any]:
+    """The answer to ENDING: whether mounts and sessions are left for a successor."""
+    return {"type": "END", "keep": keep}
 
 
 def quiesce(volume: str, generation: int, deadline_ms: int) -> dict[str, Any]:

@@ -1,121 +1,74 @@
 """State machine of one pod's volumes and its sidecar's session; everything about the protocol is decided here.
 
 `PodControl` is told what happens (a frame came, the connection ended, a volume was published, a retry is due) and
-returns actions for `server.py` to carry out *in order*; it does no I/O and knows no clock.
+returns actions for `server.py` to carry out *in order*; it does no I/O and is given its clock.
 
 Rules:
-- one session at a time: a second sidecar is refused while the first one's connection lives; the same session reconnecting
-  replaces its own older connection;
+- one session at a time: a second sidecar is refused while the first one's connection lives, and not heard before the first
+  one's process is dead (the server proves it); the same session reconnecting replaces its own older connection;
 - a generation rises with each ATTACH and is stored before the frame leaves; frames of other generations are dropped;
 - nothing is attached without secrets: after a restart of the node service they come with the kubelet's next publish;
-- a volume that the sidecar reports as attached is taken as it is; one that was ready and is not reported was lost;
+- a volume that the sidecar reports as attached is taken as it is. One that was ready and is not reported has lost its
+  server: if its connection is kept and lives, the new one gets the descriptor and the application only waits; else the
+  mount is lost, and a fresh one lies on top of it;
+- in restricted mode the mount is ours: a volume is attached with a descriptor or not at all;
 - every failure is retried with growing delays: from a second on if retryable, else from five seconds on up to a minute (a
   file system is about to be formatted, a password is set right on the other side), at once if the kubelet brings other
   secrets or options.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import Enum
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jfs_api import names
 
 from jfs_csi.control import frames
+from jfs_csi.control.actions import (
+    Account,
+    Action,
+    Answered,
+    Close,
+    DecideEnd,
+    Ignored,
+    Keep,
+    Mount,
+    Notify,
+    RetryAfter,
+    Send,
+    Store,
+)
+from jfs_csi.control.attachment import Attachment, Phase
 from jfs_csi.control.redaction import redact
+from jfs_csi.fuse.init import Handover
 
 RETRY_FIRST = 1.0  # seconds
 RETRY_LONGEST = 30.0
 RETRY_UNCORRECTED_FIRST = 5.0
 RETRY_UNCORRECTED_LONGEST = 60.0
 MOUNT_LOST = "MountLost"
-
-
-class Phase(Enum):
-    WAITING = "waiting"  # for a session, for secrets, or for a retry
-    ATTACHING = "attaching"  # ATTACH is out
-    READY = "ready"
-
-
-@dataclass(slots=True)
-class Attachment:
-    """One data volume of the pod, as far as the control socket is concerned."""
-
-    volume: str
-    read_only: bool = False
-    options: tuple[str, ...] = ()
-    secrets: dict[str, Any] | None = field(default=None, repr=False)
-    generation: int = 0
-    phase: Phase = Phase.WAITING
-    was_ready: bool = False  # the application may be running on this mount
-    failures: int = 0
-    failure: str = ""
-    beat: frames.VolumeBeat | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    frame: dict[str, Any] = field(repr=False)  # may carry secrets
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End the connection; the reason is logged."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """Write generation and readiness of a volume to its state file."""
-
-    volume: str
-    generation: int
-    ready: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """An event on the pod and on the PersistentVolume. The message holds no secret."""
-
-    reason: str
-    volume: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetryAfter:
-    """Call `retry_due(volume, generation)` after so many seconds."""
-
-    volume: str
-    generation: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The sidecar answered a QUIESCE or a DETACH."""
-
-    frame: frames.Flushed | frames.Detached
-
-
-@dataclass(frozen=True, slots=True)
-class Ignored:
-    """A frame was dropped; the reason is logged."""
-
-    reason: str
-
-
-Action = Send | Close | Store | Notify | RetryAfter | Answered | Ignored
+STALLED_AFTER_MS = 30_000  # a request that waits so long is told to the pod's owner …
+RECOVERED_BELOW_MS = 5_000  # … and that it no longer does
 
 
 class PodControl:
-    """All state of one pod's control socket. Not thread-safe: used under the pod's lock."""
+    """All state of one pod's control socket. Not thread-safe: used under the pod's lock.
 
-    def __init__(self, node: str, pod_uid: str) -> None:
-        self.node, self.pod_uid = node, pod_uid
+    `kept(volume)` gives the handover of a live connection whose descriptor the node service has, or None.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        pod_uid: str,
+        kept: Callable[[str], Handover | None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.node, self.pod_uid, self._kept, self._clock = node, pod_uid, kept, clock
         self.volumes: dict[str, Attachment] = {}
         self.session: str | None = None
+        self.ending = False  # the sidecar said so; what follows is no surprise
+        self.proto = 1  # of the session
         # What the session said in HELLO about volumes that are not published here (yet).
         self._reported: dict[str, int] = {}
         # Last generations of volumes unpublished while the sidecar lived: it drops what is not newer.
@@ -123,12 +76,28 @@ class PodControl:
 
     # --- volumes -----------------------------------------------------------------------------------------------
 
-    def restore(self, volume: str, read_only: bool, options: tuple[str, ...], generation: int, ready: bool) -> None:
+    def restore(
+        self,
+        volume: str,
+        read_only: bool,
+        options: tuple[str, ...],
+        generation: int,
+        ready: bool,
+        restricted: bool = False,
+    ) -> None:
         """A volume of a state file, after a restart of the node service: no secrets, no session yet."""
-        self.volumes[volume] = Attachment(volume, read_only, options, None, generation, was_ready=ready)
+        self.volumes[volume] = Attachment(
+            volume, read_only, options, None, generation, restricted, was_ready=ready, away_since=self._clock()
+        )
 
     def published(
-        self, volume: str, read_only: bool, options: tuple[str, ...], secrets: dict[str, Any], generation: int = 0
+        self,
+        volume: str,
+        read_only: bool,
+        options: tuple[str, ...],
+        secrets: dict[str, Any],
+        generation: int = 0,
+        restricted: bool = False,
     ) -> list[Action]:
         """NodePublishVolume was called: for the first time, or again with perhaps newer secrets."""
         attachment = self.volumes.get(volume)
@@ -138,11 +107,14 @@ class PodControl:
         before = (attachment.secrets, attachment.options, attachment.read_only)
         changed = before != (secrets, options, read_only)
         attachment.secrets, attachment.options, attachment.read_only = secrets, options, read_only
+        attachment.restricted = restricted
         if volume in self._reported:
             return self._adopt(attachment, self._reported.pop(volume))
         if attachment.phase is Phase.WAITING and (changed or not attachment.failures):
             attachment.failures = 0
             return self._attach(attachment)
+        if attachment.phase is Phase.READY and changed:
+            return self._update(attachment)
         return []
 
     def unpublished(self, volume: str) -> None:
@@ -154,37 +126,99 @@ class PodControl:
     def retry_due(self, volume: str, generation: int) -> list[Action]:
         """The delay of a `RetryAfter` is over; nothing happens if the volume has moved on meanwhile."""
         attachment = self.volumes.get(volume)
-        if attachment is None or attachment.phase is not Phase.WAITING or attachment.generation != generation:
+        if attachment is None or attachment.generation != generation:
             return []
-        return self._attach(attachment)
+        if attachment.phase is Phase.READY and attachment.failures:
+            return self._update(attachment)
+        return self._attach(attachment) if attachment.phase is Phase.WAITING else []
+
+    def mounted(self, volume: str, error: str | None = None) -> list[Action]:
+        """The server has carried out `Mount`, or says what went wrong."""
+        attachment = self.volumes.get(volume)
+        if attachment is None:
+            return []
+        if error is None and self._kept(volume) is None:
+            error = "The mount ended as soon as it was made."
+        if error is None:
+            return self._attach(attachment)
+        return self._failed(attachment, _failure(attachment, error, True))
+
+    def remounted(self, volume: str) -> list[Action]:
+        """A fresh mount took the place of the volume's former one: whoever served that serves nothing now."""
+        attachment = self.volumes.get(volume)
+        if attachment is None or attachment.phase is Phase.WAITING:
+            return []
+        attachment.phase = Phase.WAITING
+        return [*self._lost(attachment, "the node service had to mount it anew"), *self._attach(attachment)]
+
+    def dead(self, volume: str, why: str) -> list[Action]:
+        """The volume's connection turned out to have ended while nobody served it."""
+        attachment = self.volumes.get(volume)
+        if attachment is None or attachment.phase is not Phase.WAITING:
+            return []
+        return self._lost(attachment, why)
+
+    def away(self, seconds: float) -> list[Action]:
+        """So many seconds after the session's end: say so if there is still no sidecar."""
+        if self.session is not None:
+            return []
+        actions: list[Action] = []
+        for attachment in self.volumes.values():
+            if attachment.was_ready and attachment.away_since is not None and not attachment.stalled:
+                attachment.stalled = True
+                waits = "wait" if self._kept(attachment.volume) else "fail"
+                text = (
+                    f"The sidecar has been gone for {seconds:.0f} s; operations on volume {attachment.volume} {waits}"
+                    " until the kubelet has started it again."
+                )
+                actions.append(Notify(names.EVENT_STALLED, attachment.volume, text))
+        return actions
 
     # --- session -----------------------------------------------------------------------------------------------
+
+    def refusal(self, frame: frames.Hello) -> str | None:
+        """Why this HELLO cannot open a session now, in a sentence for both logs; None if it can."""
+        versions = set(frame.proto).intersection(frames.VERSIONS)
+        if not versions:
+            return (
+                f"The node service speaks version {frames.VERSIONS[0]} to {frames.VERSIONS[-1]} of the control protocol"
+                f" and the sidecar (version {frame.version}) does not: use images of the same release."
+            )
+        if max(versions) < 2 and any(attachment.restricted for attachment in self.volumes.values()):
+            return (
+                f"The sidecar (version {frame.version}) does not know restricted mode: use a sidecar image of the same"
+                " release as the node service, or mode privileged."
+            )
+        if self.session is not None and self.session != frame.session:
+            return "Another sidecar of this pod is connected; there is one at a time."
+        return None
 
     def hello(self, frame: frames.Hello) -> list[Action]:
         """First frame of a connection. The caller has authenticated the peer. Without a Close in the actions the
         connection is the session from now on.
         """
-        if frames.PROTO not in frame.proto:
-            message = (
-                f"The node service speaks version {frames.PROTO} of the control protocol and the sidecar"
-                f" (version {frame.version}) does not: use images of the same release."
-            )
+        message = self.refusal(frame)
+        if message is not None:
             return [Send(frames.refused(message)), Close(message)]
-        if self.session is not None and self.session != frame.session:
-            message = "Another sidecar of this pod is connected; there is one at a time."
-            return [Send(frames.refused(message)), Close(message)]
-        self.session = frame.session
-        actions: list[Action] = [Send(frames.welcome(self.node, self.pod_uid))]
+        again = self.session == frame.session
+        self.proto = max(set(frame.proto).intersection(frames.VERSIONS))
+        self.session, self.ending = frame.session, False
+        actions: list[Action] = [Send(frames.welcome(self.proto, self.node, self.pod_uid))]
         reported = dict(frame.attached)
         self._reported = {volume: gen for volume, gen in reported.items() if volume not in self.volumes}
         for attachment in self.volumes.values():
+            if not again:
+                attachment.succession = None
+            attachment.updating = False
             generation = reported.get(attachment.volume)
             if generation is not None and generation >= attachment.generation:
                 actions += self._adopt(attachment, generation)
-            else:
+                continue
+            attachment.phase = Phase.WAITING
+            if self._kept(attachment.volume) is None:
                 actions += self._lost(attachment, "the sidecar was started again and had to mount it anew")
-                attachment.failures = 0
-                actions += self._attach(attachment)
+            attachment.failures = 0
+            actions += self._attach(attachment)
         return actions
 
     def disconnected(self) -> None:
@@ -192,7 +226,10 @@ class PodControl:
         self.session = None
         self._reported = {}
         for attachment in self.volumes.values():
+            if attachment.phase is Phase.READY:
+                attachment.away_since = self._clock()
             attachment.phase = Phase.WAITING
+            attachment.updating = False
 
     def frame(self, frame: frames.Incoming) -> list[Action]:
         """A frame after HELLO."""
@@ -200,73 +237,156 @@ class PodControl:
             case frames.Hello():
                 return [Close("A second HELLO came on one connection.")]
             case frames.Beat():
-                for beat in frame.volumes:
-                    attachment = self.volumes.get(beat.volume)
-                    if attachment is not None and attachment.generation == beat.generation:
-                        attachment.beat = beat
-                return []
+                return [action for beat in frame.volumes for action in self._beat(beat)]
             case frames.Flushed() | frames.Detached():
                 return [Answered(frame)]
-            case frames.Ready() | frames.Failed():
+            case frames.Ending():
+                self.ending = True
+                return [DecideEnd()]
+            case frames.Ready() | frames.Failed() | frames.Deposit() | frames.Succession():
                 attachment = self.volumes.get(frame.volume)
                 if attachment is None or attachment.generation != frame.generation:
                     return [Ignored(f"{type(frame).__name__} of volume {frame.volume} is of an older generation.")]
-                return self._ready(attachment) if isinstance(frame, frames.Ready) else self._failed(attachment, frame)
+                match frame:
+                    case frames.Ready():
+                        return self._ready(attachment)
+                    case frames.Failed():
+                        return self._failed(attachment, frame)
+                    case frames.Deposit():
+                        return [Keep(attachment.volume, frame.init)]
+                    case frames.Succession():
+                        return self._succeeded(attachment, frame)
 
     # --- transitions -------------------------------------------------------------------------------------------
 
     def _attach(self, attachment: Attachment) -> list[Action]:
         if self.session is None or attachment.secrets is None:
             return []
+        handover = self._kept(attachment.volume) if self.proto >= 2 else None
+        if attachment.restricted and self.proto < 2:
+            return self._failed(attachment, _failure(attachment, "The sidecar does not know restricted mode.", False))
+        if attachment.restricted and handover is None:
+            return [Mount(attachment.volume)]
         attachment.generation += 1
         attachment.phase = Phase.ATTACHING
         attachment.beat = None
-        mountpoint = f"{names.CONTROL_VOLUMES}/{attachment.volume}"
+        attachment.resumed = handover is not None and handover.resume
+        frame = frames.attach(
+            attachment.volume,
+            attachment.generation,
+            "" if attachment.restricted else f"{names.CONTROL_VOLUMES}/{attachment.volume}",
+            attachment.read_only,
+            attachment.options,
+            attachment.secrets,
+            names.RESTRICTED if attachment.restricted else names.PRIVILEGED,
+        )
+        if self.proto >= 2:
+            frame = frames.handing_over(frame, handover)
         return [
-            Store(attachment.volume, attachment.generation, False),
-            Send(
-                frames.attach(
-                    attachment.volume,
-                    attachment.generation,
-                    mountpoint,
-                    attachment.read_only,
-                    attachment.options,
-                    attachment.secrets,
-                )
-            ),
+            Store(attachment.volume, attachment.generation, attachment.resumed and attachment.was_ready),
+            Send(frame, attachment.volume if handover is not None else None),
         ]
+
+    def _update(self, attachment: Attachment) -> list[Action]:
+        """Hand other options or credentials to a sidecar that serves the volume; older ones get them when they attach again."""
+        if self.proto < 2 or self.session is None or attachment.secrets is None:
+            return []
+        attachment.updating = True
+        frame = frames.update(attachment.volume, attachment.generation, attachment.options, attachment.secrets)
+        return [Send(frame)]
 
     def _adopt(self, attachment: Attachment, generation: int) -> list[Action]:
         attachment.generation = generation
         attachment.phase = Phase.READY
         attachment.was_ready = True
         attachment.failures = 0
-        return [Store(attachment.volume, generation, True)]
+        attachment.away_since = None
+        return [Store(attachment.volume, generation, True), *self._recovered(attachment)]
 
     def _ready(self, attachment: Attachment) -> list[Action]:
+        volume = attachment.volume
         if attachment.phase is Phase.READY:
-            return []
+            if not attachment.updating:
+                return []
+            attachment.updating, attachment.failures, attachment.failure = False, 0, ""
+            return [
+                Notify(names.EVENT_UPDATED, volume, f"Volume {volume} works with its options and credentials of now.")
+            ]
+        since, resumed = attachment.away_since, attachment.resumed and attachment.was_ready
         actions = self._adopt(attachment, attachment.generation)
         attachment.failure = ""
-        return [*actions, Notify(names.EVENT_MOUNTED, attachment.volume, f"Volume {attachment.volume} is mounted.")]
+        if not resumed:
+            return [*actions, Notify(names.EVENT_MOUNTED, volume, f"Volume {volume} is mounted.")]
+        stall = 0.0 if since is None else self._clock() - since
+        message = (
+            f"A new sidecar has taken over volume {volume}; what was open stays open. Operations waited {stall:.1f} s."
+        )
+        return [*actions, Account(1, stall, 0), Notify(names.EVENT_SIDECAR_RESTARTED, volume, message)]
+
+    def _succeeded(self, attachment: Attachment, frame: frames.Succession) -> list[Action]:
+        before, attachment.succession = attachment.succession, frame
+        restarts = frame.restarts - (before.restarts if before is not None else 0)
+        replayed = frame.replayed - (before.replayed if before is not None else 0)
+        # The first figures after a restart of ours tell of what happened before it: those were counted, or missed.
+        if before is None or restarts <= 0:
+            return []
+        stall = frame.last_stall_ms / 1000
+        message = (
+            f"The client of volume {attachment.volume} ended and was replaced; what was open stays open. Operations"
+            f" waited {stall:.3f} s."
+        )
+        return [
+            Account(restarts, stall, max(0, replayed)),
+            Notify(names.EVENT_SIDECAR_RESTARTED, attachment.volume, message),
+        ]
+
+    def _beat(self, beat: frames.VolumeBeat) -> list[Action]:
+        attachment = self.volumes.get(beat.volume)
+        if attachment is None or attachment.generation != beat.generation:
+            return []
+        attachment.beat = beat
+        if attachment.stalled and beat.oldest_ms < RECOVERED_BELOW_MS:
+            return self._recovered(attachment)
+        if attachment.stalled or beat.oldest_ms < STALLED_AFTER_MS:
+            return []
+        attachment.stalled = True
+        message = (
+            f"An operation on volume {beat.volume} has been waiting for {beat.oldest_ms // 1000} s, {beat.inflight} in all:"
+            " metadata engine or object storage do not answer."
+        )
+        return [Notify(names.EVENT_STALLED, beat.volume, message)]
+
+    def _recovered(self, attachment: Attachment) -> list[Action]:
+        if not attachment.stalled:
+            return []
+        attachment.stalled = False
+        return [Notify(names.EVENT_RECOVERED, attachment.volume, f"Volume {attachment.volume} answers again.")]
 
     def _failed(self, attachment: Attachment, frame: frames.Failed) -> list[Action]:
         message = redact(frame.message, attachment.secrets)
-        attachment.phase = Phase.WAITING
         attachment.failures += 1
         attachment.failure = message
-        if frame.code == MOUNT_LOST:
-            actions = self._lost(attachment, message)
+        if attachment.updating and frame.code != MOUNT_LOST:
+            attachment.updating = False
+            text = f"Volume {attachment.volume} works on as it was, its new options or credentials do not: {message}"
+            actions: list[Action] = [Notify(names.EVENT_MOUNT_FAILED, attachment.volume, text)]
         else:
-            actions = [
-                Store(attachment.volume, attachment.generation, False),
-                Notify(
-                    names.EVENT_MOUNT_FAILED,
-                    attachment.volume,
-                    f"Volume {attachment.volume} could not be mounted ({redact(frame.code, attachment.secrets)}):"
-                    f" {message}",
-                ),
-            ]
+            if attachment.phase is Phase.READY:
+                attachment.away_since = self._clock()
+            attachment.phase = Phase.WAITING
+            if frame.code != MOUNT_LOST:
+                code = redact(frame.code, attachment.secrets)
+                text = f"Volume {attachment.volume} could not be mounted ({code}): {message}"
+                actions = [
+                    Store(attachment.volume, attachment.generation, attachment.resumed and attachment.was_ready),
+                    Notify(names.EVENT_MOUNT_FAILED, attachment.volume, text),
+                ]
+            elif self._kept(attachment.volume) is None:
+                actions = self._lost(attachment, message)
+            elif attachment.failures == 1:
+                return self._attach(attachment)  # the connection lives: its operations wait
+            else:
+                actions = []
         first, longest = RETRY_UNCORRECTED_FIRST, RETRY_UNCORRECTED_LONGEST
         if frame.retryable:
             first, longest = RETRY_FIRST, RETRY_LONGEST
@@ -288,3 +408,8 @@ class PodControl:
 
     def ready_volumes(self) -> Iterable[str]:
         return [attachment.volume for attachment in self.volumes.values() if attachment.phase is Phase.READY]
+
+
+def _failure(attachment: Attachment, message: str, retryable: bool) -> frames.Failed:
+    """A failure on the node service's side, told like one of the sidecar."""
+    return frames.Failed(attachment.volume, attachment.generation, "MountFailed", message, retryable)

@@ -1,0 +1,35 @@
+"""One data volume of a pod as the control socket sees it: the record that `pod.py` changes and nobody else. Pure."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from jfs_csi.control import frames
+
+
+class Phase(Enum):
+    WAITING = "waiting"  # for a session, for secrets, or for a retry
+    ATTACHING = "attaching"  # ATTACH is out
+    READY = "ready"
+
+
+@dataclass(slots=True)
+class Attachment:
+    """One data volume of the pod, as far as the control socket is concerned."""
+
+    volume: str
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    secrets: dict[str, Any] | None = field(default=None, repr=False)
+    generation: int = 0
+    restricted: bool = False
+    phase: Phase = Phase.WAITING
+    was_ready: bool = False  # the application may be running on this mount
+    updating: bool = False  # UPDATE is out
+    failures: int = 0
+    failure: str = ""
+    resumed: bool = False  # the ATTACH that is out continues a connection that was served before
+    away_since: float | None = None  # nobody serves the mount, on the clock given
+    stalled: bool = False  # said so
+    beat: frames.VolumeBeat | None = None
+    succession: frames.Succession | None = None

@@ -25,13 +25,16 @@ from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Invalida
 from jfs.meta.model.acl import ACL_NAMES
 from jfs.meta.model.attr import Attr
 from jfs.meta.volume import SUPERUSER, Caller, Meta, StatFS
+from jfs.survival.handle_table import DIRECTORY, VIRTUAL, HandleTable
+from jfs.survival.snapshots import Snapshots
 from jfs.vfs.access_log import AccessLog
-from jfs.vfs.directories import Directories, DirectoryHandle, Item
+from jfs.vfs.directories import Directories, DirectoryHandle, Item, Window
 from jfs.vfs.files import Files
 from jfs.vfs.virtual import VirtualFiles
 
 _MAX_XATTR: Final = 65536
 _EXCHANGE: Final = 2
+_WHITEOUT: Final = 4
 
 
 class Handlers(OpenFiles):
@@ -54,6 +57,8 @@ class Handlers(OpenFiles):
         security: frozenset[bytes] = frozenset(),
         sort_dir: bool = False,
         umask: int | None = None,
+        table: HandleTable | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.meta = meta
         self.log = log
@@ -65,11 +70,12 @@ class Handlers(OpenFiles):
         self.caller: Callable[[int, int, int], Caller] = Caller  # of uid, gid and pid: how hosts make one
         self.acls = acls  # whether inodes may have POSIX ACLs, set and shown as extended attributes
         self.locks = not meta.options.read_only  # they are records of a session, which a read-only mount has not
-        self.files = Files(writer, reader)
-        self.directories = Directories(lambda: self.files.new_number(read_only=True), sort=sort_dir)
+        self.files = Files(writer, reader, table)
+        self.directories = Directories(sort=sort_dir, snapshots=snapshots)
         self._writer = writer
+        meta.write_back = writer.settle
         self._reader = reader
-        self._virtual = virtual
+        self.virtual = virtual
         self._root = meta.root
         self._readdir_cache = readdir_cache
         self._listed: dict[int, tuple[int, int]] = {}  # readdir-cache: mtime of directories at their last opendir
@@ -90,7 +96,7 @@ class Handlers(OpenFiles):
 
     async def lookup(self, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
         """The inode of a name and its attributes."""
-        virtual = self._virtual
+        virtual = self.virtual
         if parent == ROOT:
             ino = virtual.names.get(name)
             if ino is not None:
@@ -109,7 +115,7 @@ class Handlers(OpenFiles):
     async def getattr(self, caller: Caller, ino: int, fh: int | None = None) -> Attr:
         """The attributes of an inode."""
         if ino >= SPECIAL and (ino < TRASH or ino == TRASH):
-            return self._virtual.attr(ino)
+            return self.virtual.attr(ino)
         if ino == ROOT:
             ino = self._root
         files = self.files
@@ -134,7 +140,10 @@ class Handlers(OpenFiles):
                 raise FsError(errno.EACCES)
             attr = await self._truncate(caller, ino, change.size, opened=handle is not None)
         rest = change.change()
-        if rest is not None:
+        if rest is not None and (attr := self.meta.hold_attrs(caller, ino, rest)) is not None:
+            if change.valid & (MTIME | MTIME_NOW):
+                files.set_times(ino)
+        elif rest is not None:
             if change.valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW) and self._writer.is_dirty(ino):
                 await self._writer.settle(ino)
             attr = await self.meta.setattr(caller, ino, rest)
@@ -177,7 +186,7 @@ class Handlers(OpenFiles):
     def _own_parent(self, parent: int, name: bytes, error: int) -> int:
         """The directory to change; FsError(*error*) for virtual names of the root."""
         if parent == ROOT:
-            if name in self._virtual.names:
+            if name in self.virtual.names:
                 raise FsError(error)
             return self._root
         return parent
@@ -238,11 +247,11 @@ class Handlers(OpenFiles):
     async def rename(
         self, caller: Caller, parent: int, name: bytes, newparent: int, newname: bytes, flags: int
     ) -> None:
-        """renameat2(2) with NOREPLACE (1) and EXCHANGE (2)."""
+        """renameat2(2) with NOREPLACE (1), EXCHANGE (2) and WHITEOUT (4)."""
         parent = self._own_parent(parent, name, errno.EPERM)
         newparent = self._own_parent(newparent, newname, errno.EPERM)
         await self.meta.rename(caller, parent, name, newparent, newname, flags)
-        if flags & _EXCHANGE:
+        if flags & (_EXCHANGE | _WHITEOUT):
             self.directories.added(parent, name)
         else:
             self.directories.removed(parent, name)
@@ -253,8 +262,13 @@ class Handlers(OpenFiles):
     async def open(self, caller: Caller, ino: int, flags: int) -> Opened:
         """Open a file; with O_TRUNC it is emptied."""
         if ino >= SPECIAL:
-            fh = self.files.new_number(read_only=True)
-            await self._virtual.open(ino, flags, fh)
+            fh = self.files.table.take(VIRTUAL, ino, flags, read_only=True, request=_number(caller))
+            try:
+                await self.virtual.open(ino, flags, fh)
+            except BaseException:
+                self.files.table.free(fh)
+                raise
+            await self._forget_unanswered(caller)
             return Opened(fh, direct_io=True)
         files = self.files
         since = files.changes
@@ -264,7 +278,8 @@ class Handlers(OpenFiles):
             # Close-to-open: the reply to open carries no attributes, and reads stop at the length that the kernel believes.
             self.invalidator.attributes(ino)
             files.tell(ino, attr)
-        handle = files.open(ino, flags, attr)
+        handle = files.open(ino, flags, attr, _number(caller))
+        await self._forget_unanswered(caller)
         if flags & os.O_TRUNC:  # the kernel has checked the right to write, also for O_RDONLY
             try:
                 await self._truncate(caller, ino, 0, opened=True)
@@ -284,7 +299,8 @@ class Handlers(OpenFiles):
         ino, attr, created = await self.meta.create(caller, parent, name, mode & 0o7777, flags)
         attr = files.seen(ino, attr, since)
         self.directories.added(parent, name)
-        handle = files.open(ino, flags, attr)
+        handle = files.open(ino, flags, attr, _number(caller))
+        await self._forget_unanswered(caller)
         if not created and flags & os.O_TRUNC:
             try:
                 attr = await self._truncate(caller, ino, 0, opened=True)
@@ -293,12 +309,31 @@ class Handlers(OpenFiles):
                 raise
         return ino, attr, Opened(handle.fh)
 
+    async def _forget_unanswered(self, caller: Caller) -> None:
+        """A request to open that is repeated: the kernel was never told of the handle that a predecessor made for it."""
+        if caller.request is None or not caller.request.resent:
+            return
+        fh = self.files.opened_by.pop(caller.request.number, None)
+        if fh is None:
+            return
+        if self.files.find(fh) is not None:
+            await self._release(fh)
+        elif self.directories.inode(fh):
+            self.directories.close(fh)
+            self.files.table.free(fh)
+        else:
+            self.virtual.release(fh)
+            self.files.table.free(fh)
+
     async def tmpfile(self, caller: Caller, parent: int, mode: int, flags: int) -> tuple[int, Attr, Opened]:
-        """Make a file without a name (O_TMPFILE) and open it; it goes with its last handle. No name can be given to it."""
-        name = f"tmpfile_{uuid.uuid4()}".encode()
+        """Make a file without a name (O_TMPFILE) and open it; it goes with its last handle unless a link names it."""
+        # A repeated request must find what it had made.
+        own = uuid.uuid4() if caller.request is None else f"{self.meta.sid:x}_{caller.request.number:x}"
+        name = f"tmpfile_{own}".encode()
         ino, attr, opened = await self.create(caller, parent, name, mode, flags | os.O_EXCL)
         try:
-            await self.meta.unlink(SUPERUSER, self._root if parent == ROOT else parent, name, skip_trash=True)
+            remover = SUPERUSER._replace(request=caller.request)
+            await self.meta.unlink(remover, self._root if parent == ROOT else parent, name, skip_trash=True)
         except BaseException:
             await self._release(opened.fh)
             raise
@@ -308,7 +343,7 @@ class Handlers(OpenFiles):
     async def read(self, caller: Caller, ino: int, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Bytes of a file; fewer than *size* only at its end."""
         if ino >= SPECIAL:
-            return await self._virtual.get(fh).read(offset, size)
+            return await self.virtual.get(fh).read(offset, size)
         handle = self.files.get(fh)
         reader = handle.reader
         if reader is None:
@@ -328,7 +363,7 @@ class Handlers(OpenFiles):
         """Take bytes; they are safe after the next flush, fsync or release. With *append* they go to the end of the file as known
         here, where the kernel believes in an older one."""
         if ino >= SPECIAL:
-            return await self._virtual.get(fh).write(bytes(data), caller)
+            return await self.virtual.get(fh).write(bytes(data), caller)
         handle = self.files.get(fh)
         writer = handle.writer
         if writer is None:
@@ -345,6 +380,7 @@ class Handlers(OpenFiles):
         except FsError as error:
             raise _handle_error(error) from error
         self.files.wrote(handle.file, offset + size)
+        self.meta.wrote(handle.ino)
         self.directories.changed(handle.ino)
         return size
 
@@ -357,6 +393,8 @@ class Handlers(OpenFiles):
         try:
             if writer is not None:
                 await writer.flush()
+            if self.meta.holds_attrs(handle.ino):
+                await self.meta.settle_attrs(handle.ino)
         except FsError as error:
             raise _handle_error(error) from error
         finally:  # POSIX: closing any descriptor of the file gives back the process' fcntl locks
@@ -370,7 +408,8 @@ class Handlers(OpenFiles):
     async def release(self, caller: Caller, ino: int, fh: int) -> None:
         """The last reference to an open file is gone."""
         if ino >= SPECIAL:
-            self._virtual.release(fh)
+            self.virtual.release(fh)
+            self.files.table.free(fh)
             return
         await self._release(fh)
 
@@ -394,7 +433,7 @@ class Handlers(OpenFiles):
     def inode_of(self, fh: int) -> int:
         """The inode of an open handle, for hosts that are not told it; 0 when there is none."""
         handle = self.files.find(fh)
-        return handle.ino if handle is not None else self._virtual.inode(fh) or self.directories.inode(fh)
+        return handle.ino if handle is not None else self.virtual.inode(fh) or self.directories.inode(fh)
 
     # -- directories --------------------------------------------------------------------------------------------
 
@@ -405,7 +444,9 @@ class Handlers(OpenFiles):
             ino = self._root
         if caller.checked or not self._access_checked:
             await self.meta.access(caller, ino, os.R_OK)
-        directory = self.directories.open(ino, lambda: self._first(shown))
+        fh = self.files.table.take(DIRECTORY, ino, 0, read_only=True, request=_number(caller))
+        directory = self.restore_directory(fh, shown, ino)
+        await self._forget_unanswered(caller)
         if self._readdir_cache:
             attr = await self.meta.getattr(ino)
             now = (attr.mtime, attr.mtimensec)
@@ -414,25 +455,45 @@ class Handlers(OpenFiles):
             return Opened(directory.fh, keep_cache=keep, cache_directory=True)
         return Opened(directory.fh)
 
+    def restore_directory(self, fh: int, shown: int, ino: int) -> DirectoryHandle:
+        """The open directory *ino*, which the kernel knows as *shown*, under a number of the table."""
+        return self.directories.open(fh, ino, lambda: self._first(shown))
+
     def _first(self, ino: int) -> list[Item]:
-        first = self._virtual.listing() if ino == ROOT else []
+        first = self.virtual.listing() if ino == ROOT else []
         return [*first, Item(b".", ino, constants.DIRECTORY, None), Item(b"..", ROOT, constants.DIRECTORY, None)]
 
-    async def readdir(self, caller: Caller, ino: int, fh: int, cookie: int, size: int, plus: bool) -> list[Item | None]:
-        """Entries from position *cookie* on, at most what *size* bytes of reply can hold; the item at index i has the next
-        cookie *cookie*+i+1, None stands for one that is gone."""
+    async def readdir(self, caller: Caller, ino: int, fh: int, cookie: int, size: int, plus: bool) -> Window:
+        """Entries from position *cookie* on, at most what *size* bytes of reply can hold and none only at the end; the one at index
+        i has the next cookie *cookie*+i+1."""
         handle = self.directories.get(fh)
-        if cookie == 0:
-            await handle.start(self.meta.list_directory(caller, handle.ino, plus=plus))
-        count = size // (160 if plus else 32) + 1
-        await handle.fill(cookie + count)
-        items = handle.window(cookie, count, freshness=self.timeouts.attr)
-        return self.directories.current(handle, items)
+        if cookie == 0 or not handle.started:
+            self.directories.suspect(self.files.by_inode)  # what is written there may not be committed yet
+            pages = self.meta.list_directory(caller, handle.ino, plus=plus)
+            await (handle.resume(pages) if cookie else handle.start(pages))  # one of a predecessor's goes on where it was
+        count = _fitting(size, plus)
+        await handle.fill(cookie, count)
+        return self.directories.current(handle, handle.window(cookie, count, freshness=self.timeouts.attr))
+
+    def listed(self, fh: int, cookie: int, size: int, plus: bool) -> Window | None:
+        """What `readdir` would answer now, None when it would have to wait for it or the handle is closed."""
+        handle = self.directories.find(fh)
+        if handle is None or not handle.known(cookie):
+            return None
+        count = _fitting(size, plus)
+        handle.take_ahead(cookie + count)
+        window = handle.window(cookie, count, freshness=self.timeouts.attr)
+        return self.directories.current(handle, window)
+
+    def told(self, window: Window, count: int) -> None:
+        """The kernel is given the attributes of the first *count* entries."""
+        self.files.tell_listed(window.inos[:count], window.attrs[:count])
 
     async def releasedir(self, caller: Caller, ino: int, fh: int) -> None:
         """Close a directory."""
         handle: DirectoryHandle = self.directories.get(fh)
         self.directories.close(fh)
+        self.files.table.free(fh)
         await handle.close()
 
     async def fsyncdir(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
@@ -483,6 +544,16 @@ class Handlers(OpenFiles):
     def _is_foreign(self, name: bytes) -> bool:
         """Whether attributes of that name are not served."""
         return name in self._refused or (name.startswith(b"system.") and not (self.acls and name in ACL_NAMES))
+
+
+def _number(caller: Caller) -> int:
+    """The kernel's number of the request, where it is kept."""
+    return caller.request.number if caller.request is not None else 0
+
+
+def _fitting(size: int, plus: bool) -> int:
+    """How many entries a reply of *size* bytes holds at most."""
+    return size // (160 if plus else 32) + 1
 
 
 # Names that need --enable-cap and --enable-selinux (format §5.3 xattr).

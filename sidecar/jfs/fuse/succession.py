@@ -39,6 +39,8 @@ async def restore(handlers: Handlers) -> int:
             handlers.restore_directory(handle.fh, ROOT if handle.ino == meta.root else handle.ino, handle.ino)
         elif handle.kind == VIRTUAL:
             await _restore_virtual(handlers, handle)
+        if handle.request:
+            handlers.files.opened_by[handle.request] = handle.fh
     return len(handles) - lost
 
 

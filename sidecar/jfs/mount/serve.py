@@ -354,6 +354,7 @@ class Mount:
             readdir_cache=config.readdir_cache,
             access_checked=not config.non_default_permission,
             table=self._state.handles,
+            snapshots=self._state.snapshots,
         )
         volume = self._volume = measuring.Volume(
             REGISTRY, meta, writer, lambda: len(handlers.files), subdir=config.subdir

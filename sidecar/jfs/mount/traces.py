@@ -17,13 +17,26 @@ _URL_PASSWORD: Final = re.compile(rb"(?<=://)[^/@\0]*:([^@\0]+)(?=@)")
 
 def wipe(variables: Collection[str]) -> None:
     """Overwrite the passwords of URLs in the arguments, and the values of *variables* in the environment, with `*`."""
-    with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    arg_start, arg_end, env_start, env_end = map(int, fields[_BOUNDS])
+    arg_start, arg_end, env_start, env_end = _bounds()
     _overwrite(arg_start, arg_end, _URL_PASSWORD)
     if variables:
         names = b"|".join(re.escape(name.encode()) for name in variables)
         _overwrite(env_start, env_end, re.compile(rb"(?:\A|(?<=\0))(?:" + names + rb")=([^\0]+)"))
+
+
+def call_last_argument(name: bytes) -> None:
+    """Show *name* as the last argument of this process, in place of one of the same length: what a fork of it has become."""
+    start, end, _, _ = _bounds()
+    at = end - len(name) - 1
+    if start and at > start and ctypes.string_at(at - 1, 1) == b"\0":
+        ctypes.memmove(at, name, len(name))
+
+
+def _bounds() -> tuple[int, int, int, int]:
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    arg_start, arg_end, env_start, env_end = map(int, fields[_BOUNDS])
+    return arg_start, arg_end, env_start, env_end
 
 
 def _overwrite(start: int, end: int, secret: re.Pattern[bytes]) -> None:

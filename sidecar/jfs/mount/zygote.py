@@ -1,4 +1,4 @@
-"""`jfs worker --zygote`: a process that has imported the client and waits; workers are forked from it, warm.
+"""`jfs zygote`: a process that has imported the client and waits; workers are forked from it, warm.
 
 A Python process that imports the client takes some hundred milliseconds until it can mount; a fork of this one takes
 milliseconds, and shares most of its memory with the zygote and its sisters. Input: packets on the socket that is standard
@@ -15,7 +15,7 @@ import os
 import socket
 from typing import Final
 
-from jfs.mount import logs, worker
+from jfs.mount import logs, traces, worker
 
 # What a mount imports late, on Redis and S3 or a directory: the common cases. A module that is not there is not needed.
 _WARM: Final = (
@@ -80,6 +80,7 @@ def _middle(
             os.read(gate[0], 1)
             os.close(gate[0])
             worker.die_with(supervisor)
+            traces.call_last_argument(b"worker")  # "zygote" until now
             status = worker.serve(channel)
         else:
             os.write(telling[1], b"%d" % pid)

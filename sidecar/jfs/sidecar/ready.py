@@ -1,7 +1,8 @@
 """`jfs ready --control DIR`: the sidecar's startup probe. Exit status 0 only if every volume of the pod works.
 
 A volume works if a FUSE file system lies on its directory *and* that file system answers stat of its root with inode 1:
-a line in mountinfo alone may be a dead mount. Each stat runs in a child process, because a hung mount can hold its caller
+a line in mountinfo alone may be a dead mount. In restricted mode the file system lies where this container does not see it; then
+the supervisor is asked (`probe.py`), whose worker is ready when it has read the root. Each stat runs in a child process, because a hung mount can hold its caller
 beyond the reach of a signal; at the deadline the probe answers without it, and the child ends with the mount.
 Started every second: standard library only, and little of it.
 """
@@ -14,11 +15,14 @@ import time
 from collections.abc import Sequence
 
 from jfs.sidecar.mounts import kinds_at
+from jfs.sidecar.probe import served
+from jfs.sidecar.state import CONFIGURED
 
 # Below the probe's timeoutSeconds, so that the sentence comes out before the kubelet gives up on us.
 DEADLINE_SECONDS = 2.5
 VOLUMES = "volumes"
 ROOT_INODE = 1
+READY = "ready"
 _USAGE = "usage: jfs ready --control DIR"
 _OK, _NO_ROOT, _FAILED = b"+", b"-", b"!"
 
@@ -36,10 +40,12 @@ def missing(control: str, seconds: float = DEADLINE_SECONDS) -> str | None:
         return f"No volume is published in {directory} yet."
     problems: dict[str, str] = {}
     waiting: dict[int, str] = {}
+    unseen: list[str] = []
     for name in names:
         path = os.path.join(directory, name)
         if not any(kind == "fuse" or kind.startswith("fuse.") for kind in kinds_at(path)):
             problems[name] = "is not mounted"
+            unseen.append(name)
         else:
             waiting[_ask(path)] = name
     deadline = time.monotonic() + seconds
@@ -55,6 +61,10 @@ def missing(control: str, seconds: float = DEADLINE_SECONDS) -> str | None:
                 problems[name] = "is not a JuiceFS root" if answer == _NO_ROOT else "is dead"
     for descriptor in waiting:
         os.close(descriptor)
+    phases = served(CONFIGURED, seconds) if unseen else None
+    for name in unseen:
+        if (phases or {}).get(name) == READY:
+            del problems[name]
     if not problems:
         return None
     return "Not ready: " + "; ".join(f"volume {name} {problem}" for name, problem in sorted(problems.items())) + "."

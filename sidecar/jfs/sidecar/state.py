@@ -8,6 +8,8 @@ import os
 import sys
 import tempfile
 
+CONFIGURED = os.environ.get("JFS_STATE", "/var/lib/juicefs")
+
 
 class StateRoot:
     """`path` is the directory, None if there is none wanted or no place for one."""

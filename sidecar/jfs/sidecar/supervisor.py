@@ -43,7 +43,7 @@ from jfs.sidecar.actions import (
 )
 from jfs.sidecar.connections import Connections
 from jfs.sidecar.probe import Probe
-from jfs.sidecar.state import StateRoot
+from jfs.sidecar.state import CONFIGURED, StateRoot
 from jfs.sidecar.volumes import BROKEN_SECONDS, Volumes
 from jfs.sidecar.worker import Worker
 from jfs.sidecar.zygote import Zygote
@@ -58,8 +58,6 @@ WELCOME_WITHIN = 10.0
 MOST_DEAD_MOUNTS = 16
 GRACE_ENVIRONMENT = "JFS_GRACE_SECONDS"
 GRACE_DEFAULT = 25.0
-STATE_ENVIRONMENT = "JFS_STATE"
-STATE_DEFAULT = "/var/lib/juicefs"
 
 
 class Supervisor:
@@ -458,9 +456,7 @@ def main(argv: Sequence[str] | None = None, *, worker: Callable[[], Sequence[str
     options = parser.parse_args(argv)
     if not os.path.isdir(options.control):
         parser.error(f"--control {options.control} is not a directory: is the control volume mounted there?")
-    state = os.environ.get(STATE_ENVIRONMENT, STATE_DEFAULT)
     if worker is not None:
-        return Supervisor(options.control, worker(), _grace_seconds(parser), state=state).run()
-    command = (sys.executable, "-m", "jfs", "worker")
-    zygote = (*command, "--zygote")
-    return Supervisor(options.control, command, _grace_seconds(parser), zygote=zygote, state=state).run()
+        return Supervisor(options.control, worker(), _grace_seconds(parser), state=CONFIGURED).run()
+    command, zygote = ((sys.executable, "-m", "jfs", name) for name in ("worker", "zygote"))
+    return Supervisor(options.control, command, _grace_seconds(parser), zygote=zygote, state=CONFIGURED).run()

@@ -2,6 +2,7 @@
 
     handles   what is open (`handle_table`); its header says which volume and session it belongs to
     journal   changes under way (`journal`)
+    listings  listings under way (`snapshots`)
     lock      held with flock(2) by the process that serves, so that two never do
 
 It holds no secrets. Invariant: a state of another volume, or without a connection that would need it, is never used: it is begun
@@ -17,6 +18,7 @@ from contextlib import suppress
 from jfs.errors import ConfigError
 from jfs.survival.handle_table import HandleTable
 from jfs.survival.journal import Journal
+from jfs.survival.snapshots import Snapshots
 
 _FILES = ("handles", "journal", "lock")
 
@@ -29,7 +31,7 @@ class StateDirectory:
         self.path = path
         self._lock = -1
         if path is None:
-            self.handles, self.journal = HandleTable(), Journal()
+            self.handles, self.journal, self.snapshots = HandleTable(), Journal(), Snapshots(None)
             return
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -37,6 +39,7 @@ class StateDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.handles = HandleTable(os.path.join(path, "handles"))
             self.journal = Journal(os.path.join(path, "journal"))
+            self.snapshots = Snapshots(os.path.join(path, "listings"))
         except OSError as error:
             if self._lock >= 0:
                 os.close(self._lock)
@@ -64,12 +67,16 @@ class StateDirectory:
         """Forget a predecessor."""
         self.handles.clear()
         self.journal.clear()
+        self.snapshots.clear()
 
     def close(self, *, keep: bool) -> None:
         """Give the directory up, and unless a successor is to *keep* it remove what is in it. Idempotent."""
         self.handles.close()
         self.journal.close()
         if self.path is not None and not keep and self._lock >= 0:
+            self.snapshots.clear()
+            with suppress(OSError):
+                os.rmdir(os.path.join(self.path, "listings"))
             for name in _FILES:
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(self.path, name))

@@ -64,6 +64,7 @@ class Files:
         self.changes = 0
         self.by_inode: dict[int, OpenFile] = {}
         self._handles: dict[int, FileHandle] = {}
+        self.opened_by: dict[int, int] = {}  # handles of a predecessor by the request that opened them, files or not
         self._writer = writer
         self._reader = reader
         self._cached: dict[int, tuple[int, int, int]] = {}

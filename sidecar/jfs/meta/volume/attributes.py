@@ -19,6 +19,7 @@ from jfs.meta.operations.access import Caller
 from jfs.meta.operations.acls import Numbered
 from jfs.meta.operations.attributes import AttrChange, merged, setattr
 from jfs.meta.store.base import DirectoryPage, Tx
+from jfs.meta.volume import replay
 from jfs.meta.volume.held import Held
 from jfs.meta.volume.reads import Reads
 
@@ -181,11 +182,21 @@ class Attributes(Reads):
             return
         xattrs.check_set(name, value, flags)
         self._check_writable()
+        if self._held:
+            await self._end_youth(ino)
+        now = self._clock()
 
-        async def operation(tx: Tx) -> None:
-            await xattrs.set_xattr(tx, ino, name, value, flags)
+        async def operation(tx: Tx) -> Attr:
+            attr = await xattrs.set_xattr(tx, ino, name, value, flags, now)
+            if caller.request is not None and flags == xattrs.CREATE:
+                caller.request.intend(ino)
+            return attr
 
-        await self.store.run(operation, near=(ino,))
+        async def do() -> bool:
+            self._set_attr(ino, await self.store.run(operation, near=(ino,)))
+            return True
+
+        await replay.once(caller.request, lambda what: replay.xattr(self.store, what, name, wanted=True), do)
 
     async def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
         """Remove an extended attribute. FsError: ENODATA, EINVAL, EPERM, EROFS."""
@@ -194,11 +205,26 @@ class Attributes(Reads):
             await self._set_acl(caller, ino, name, Rule())
             return
         self._check_writable()
+        if self._held:
+            await self._end_youth(ino)
+        now = self._clock()
 
-        async def operation(tx: Tx) -> None:
-            await xattrs.remove_xattr(tx, ino, name)
+        async def operation(tx: Tx) -> Attr:
+            attr = await xattrs.remove_xattr(tx, ino, name, now)
+            if caller.request is not None:
+                caller.request.intend(ino)
+            return attr
 
-        await self.store.run(operation, near=(ino,))
+        async def do() -> bool:
+            self._set_attr(ino, await self.store.run(operation, near=(ino,)))
+            return True
+
+        await replay.once(caller.request, lambda what: replay.xattr(self.store, what, name, wanted=False), do)
+
+    def _set_attr(self, ino: int, attr: Attr) -> None:
+        """Attributes that an own commit has left, of which none is about content."""
+        self._cache.set_attr(ino, attr)
+        self._opened.changed(ino, attr, attr, None)
 
     async def _set_acl(self, caller: Caller, ino: int, name: bytes, rule: Rule) -> None:
         self._check_writable()

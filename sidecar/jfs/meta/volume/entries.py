@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from jfs.errors import FsError
 from jfs.format import constants
-from jfs.format.constants import DIRECTORY, FILE, SYMLINK, TRASH
+from jfs.format.constants import CHAR_DEVICE, DIRECTORY, FILE, SYMLINK, TRASH
 from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.quota import QuotaChange
@@ -21,6 +21,7 @@ from jfs.meta.operations.removal import Dropped, Removed
 from jfs.meta.operations.renaming import Moved, Side
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
+from jfs.meta.volume import replay
 from jfs.meta.volume.attributes import Attributes
 from jfs.meta.volume.summary import summary
 
@@ -64,6 +65,25 @@ class Entries(Attributes):
         target: bytes = b"",
         open_existing: bool = False,
     ) -> Made:
+        async def do() -> Made:
+            return await self._make_now(
+                caller, parent, name, kind, mode, rdev, target=target, open_existing=open_existing
+            )
+
+        return await replay.once(caller.request, lambda what: replay.made(self.store, what, self._real(parent)), do)
+
+    async def _make_now(
+        self,
+        caller: Caller,
+        parent: int,
+        name: bytes,
+        kind: int,
+        mode: int,
+        rdev: int,
+        *,
+        target: bytes,
+        open_existing: bool,
+    ) -> Made:
         parent = self._real(parent)
         making.check_new(parent, name, kind, target)
         self._check_writable()
@@ -72,7 +92,10 @@ class Entries(Attributes):
         now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Made:
-            return await making.make(tx, caller, rules, parent, name, new, now, open_existing=open_existing)
+            made = await making.make(tx, caller, rules, parent, name, new, now, open_existing=open_existing)
+            if caller.request is not None and made.created:
+                caller.request.intend(made.ino)
+            return made
 
         made = await self.store.run(operation, near=(parent,))
         if rules.quotas is not None:
@@ -90,13 +113,23 @@ class Entries(Attributes):
     async def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
         """Another entry for a file. FsError: EEXIST, ENOENT, ENOTDIR, EACCES, EPERM (a directory), EROFS…"""
         parent = self._real(parent)
+
+        async def do() -> Attr:
+            return await self._link_now(caller, ino, parent, name)
+
+        return await replay.once(caller.request, lambda what: replay.linked(self.store, what, parent, name), do)
+
+    async def _link_now(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
         making.check_link(parent, name)
         self._check_writable()
         await self._ensure_stats(parent)
         now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Linked:
-            return await making.link(tx, caller, rules, ino, parent, name, now)
+            linked = await making.link(tx, caller, rules, ino, parent, name, now)
+            if caller.request is not None:
+                caller.request.intend(ino)
+            return linked
 
         linked = await self.store.run(operation, near=(parent, ino))
         if rules.quotas is not None:
@@ -104,6 +137,7 @@ class Entries(Attributes):
         self._cache.set_attr(parent, linked.parent)
         self._cache.set_attr(ino, linked.attr)
         self._cache.set_entry(parent, name, ino, linked.attr.kind)
+        self._sustained.discard(ino)
         return linked.attr
 
     # -- removing -------------------------------------------------------------------------------------------------
@@ -112,6 +146,13 @@ class Entries(Attributes):
         """Remove an entry that is no directory. The inode when its record is gone or it has no name left, else 0.
         FsError: ENOENT, EPERM (a directory), EACCES, ENOTDIR, EROFS…"""
         parent = self._real(parent)
+
+        async def do() -> int:
+            return await self._unlink_now(caller, parent, name, skip_trash=skip_trash)
+
+        return await replay.once(caller.request, lambda what: replay.removed(self.store, what, parent, name), do)
+
+    async def _unlink_now(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool) -> int:
         removal.check_removal(caller, parent, name)
         self._check_writable()
         now = self._clock()
@@ -119,7 +160,10 @@ class Entries(Attributes):
         hint = self._cache.hint(parent, name)
 
         async def operation(tx: Tx) -> Removed:
-            return await removal.unlink(tx, caller, rules, parent, name, now, self._opened.is_open, hint=hint)
+            removed = await removal.unlink(tx, caller, rules, parent, name, now, self._opened.is_open, hint=hint)
+            if caller.request is not None:
+                caller.request.intend(removed.dropped.ino)
+            return removed
 
         removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
         if rules.quotas is not None:
@@ -131,6 +175,13 @@ class Entries(Attributes):
     async def rmdir(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False) -> None:
         """Remove an empty directory. FsError: ENOENT, ENOTDIR, ENOTEMPTY, EINVAL (`.`), EACCES, EPERM, EROFS…"""
         parent = self._real(parent)
+
+        async def do() -> int:
+            return await self._rmdir_now(caller, parent, name, skip_trash=skip_trash)
+
+        await replay.once(caller.request, lambda what: replay.removed(self.store, what, parent, name), do)
+
+    async def _rmdir_now(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool) -> int:
         removal.check_rmdir(caller, parent, name)
         self._check_writable()
         now = self._clock()
@@ -138,7 +189,10 @@ class Entries(Attributes):
         hint = self._cache.hint(parent, name)
 
         async def operation(tx: Tx) -> Removed:
-            return await removal.rmdir(tx, caller, rules, parent, name, now, hint=hint)
+            removed = await removal.rmdir(tx, caller, rules, parent, name, now, hint=hint)
+            if caller.request is not None:
+                caller.request.intend(removed.dropped.ino)
+            return removed
 
         removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
         if rules.quotas is not None:
@@ -148,6 +202,7 @@ class Entries(Attributes):
         self._dropped(removed.dropped)
         if parent == TRASH:
             self._hour = (b"", 0)  # it may have been the hour that removed entries go to
+        return removed.dropped.ino
 
     async def unlink_many(
         self, caller: Caller, parent: int, entries: Sequence[tuple[bytes, int]], *, skip_trash: bool = False
@@ -222,9 +277,19 @@ class Entries(Attributes):
     async def rename(
         self, caller: Caller, parent: int, name: bytes, newparent: int, newname: bytes, flags: int = 0
     ) -> None:
-        """Move an entry; *flags* 0, NOREPLACE (1) or EXCHANGE (2). FsError: ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EPERM,
-        EACCES, EINVAL (into itself, or flags), ENOTSUP (WHITEOUT), EROFS…"""
+        """Move an entry; *flags* 0, NOREPLACE (1), EXCHANGE (2), WHITEOUT (4) or its sum with NOREPLACE. FsError: ENOENT, EEXIST,
+        ENOTDIR, EISDIR, ENOTEMPTY, EPERM, EACCES, EINVAL (into itself, or flags), EROFS…"""
         parent, newparent = self._real(parent), self._real(newparent)
+
+        async def do() -> bool:
+            await self._rename_now(caller, parent, name, newparent, newname, flags)
+            return True
+
+        await replay.once(caller.request, lambda what: replay.moved(self.store, what, parent, name, flags), do)
+
+    async def _rename_now(
+        self, caller: Caller, parent: int, name: bytes, newparent: int, newname: bytes, flags: int
+    ) -> None:
         source = Side(parent, name, self._cache.hint(parent, name))
         target = Side(newparent, newname, self._cache.hint(newparent, newname))
         renaming.check_rename(caller, source, target, flags)
@@ -236,9 +301,15 @@ class Entries(Attributes):
         rules = await self._removal_rules(newparent, now) if replaces else self._rules()
 
         trees = await self._moving_trees(source, target, flags) if rules.quotas is not None else {}
+        whiteout = await self._inode_ids.take() if flags & renaming.WHITEOUT else 0
 
         async def operation(tx: Tx) -> Moved:
-            return await renaming.rename(tx, caller, rules, source, target, flags, now, self._opened.is_open, trees)
+            moved = await renaming.rename(
+                tx, caller, rules, source, target, flags, now, self._opened.is_open, trees, whiteout
+            )
+            if caller.request is not None and moved.ino:
+                caller.request.intend(moved.ino, moved.other.ino if moved.other is not None else 0)
+            return moved
 
         near = [ino for ino in (parent, newparent, source.hint, target.hint) if ino]
         moved = await self.store.run(operation, near=near)
@@ -255,6 +326,9 @@ class Entries(Attributes):
         if moved.other is not None and moved.other_attr is not None:
             self._cache.set_entry(parent, name, moved.other.ino, moved.other.kind)
             self._cache.set_attr(moved.other.ino, moved.other_attr)
+        elif whiteout:
+            self._cache.set_entry(parent, name, whiteout, CHAR_DEVICE)
+            self._usage.add(constants.align4k(0), 1)
         else:
             self._cache.drop_entry(parent, name)
         if moved.replaced is not None:

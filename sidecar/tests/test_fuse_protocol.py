@@ -11,12 +11,13 @@ import pytest
 from jfs.errors import FsError
 from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, SKIP_TRASH
 from jfs.fuse import inode_flags, requests
-from jfs.fuse.kernel import eager, extensions, protocol, session
+from jfs.fuse.connection import Agreed
+from jfs.fuse.kernel import eager, extensions, listing, protocol, session
 from jfs.fuse.mounting import MountError
 from jfs.fuse.requests import Timeouts
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.locks import Range
-from jfs.vfs.directories import Item
+from jfs.vfs.directories import Item, Window
 
 FILE_ATTR = Attr(0, FILE << 12 | 0o4755, 1, 2, 10, 11, -20, 21, 30, 31, 3, 1025, 0x501, 1)
 VALID = protocol.Valid.of(Timeouts(1.5, 2.0, 3.0, 0.0))
@@ -94,17 +95,43 @@ def test_forgets() -> None:
     assert protocol.forgotten(protocol.BATCH_FORGET, 0, view) == [(8, 1), (9, 2)]
 
 
+def columns(items: list[Item | None]) -> Window:
+    none = Item(b"", 0, 0, None)
+    names = [None if item is None else item.name for item in items]
+    found = [item or none for item in items]
+    return Window(names, [item.ino for item in found], [item.kind for item in found], [item.attr for item in found])
+
+
 def test_listing_stops_where_the_buffer_ends_and_cookies_skip_removed_entries() -> None:
     items = [Item(b"a", 2, FILE, FILE_ATTR), None, Item(b"bcdefghij", 3, DIRECTORY, None), Item(b"z", 4, FILE, None)]
-    raw = protocol.directory(items, 10, 32 + 40)
+    window = columns(items)
+    raw, count = listing.plain(window, 10, 32 + 40)
+    assert count == 3
     assert struct.unpack_from("<QQII", raw) == (2, 11, 1, 8)
     assert raw[24:25] == b"a"
     assert struct.unpack_from("<QQII", raw, 32) == (3, 13, 9, 4)
     assert len(raw) == 72
-    plus = protocol.directory_plus(items, 10, 1000, VALID)
+    plus, count = listing.plus(window, 10, 1000, VALID)
+    assert count == 4
     assert struct.unpack_from("<Q", plus) == (2,)
     assert struct.unpack_from("<Q", plus, 160) == (0,)  # no attributes: the kernel asks itself
     assert struct.unpack_from("<QQII", plus, 160 + 128) == (3, 13, 9, 4)
+
+
+@pytest.mark.parametrize("name", [b"n", b"12345678", b"x" * 255])
+def test_stored_attributes_are_packed_like_decoded_ones(name: bytes) -> None:
+    for attr in (FILE_ATTR, FILE_ATTR._replace(kind_mode=DIRECTORY << 12 | 0o755, access_acl=3, default_acl=4)):
+        stored = listing.plus(Window([name], [7], [FILE], [attr.pack()]), 4, 1000, VALID)
+        assert stored == listing.plus(Window([name], [7], [FILE], [attr]), 4, 1000, VALID)
+        entry, record = stored.body[:128], stored.body[128:]
+        assert entry == protocol.entry_out(7, attr, VALID)
+        kind = 0o4 if attr.kind == DIRECTORY else 0o10
+        assert struct.unpack_from("<QQII", record) == (7, 5, len(name), kind)
+        assert record[24:].rstrip(b"\0") == name
+        assert len(record) % 8 == 0
+    damaged = listing.plus(Window([name], [7], [FILE], [b"short"]), 4, 1000, VALID).body
+    assert damaged[:128] == bytes(128)
+    assert len(damaged) == len(stored.body)
 
 
 def test_decoders_of_locks_ranges_and_flags() -> None:
@@ -148,8 +175,14 @@ def test_init_agrees_on_what_both_sides_can() -> None:
     reply, agreed = session.answer(1, offered, 1 << 20, locks=True)
     assert agreed.minor == 38
     assert agreed.max_write == 1 << 20
-    assert agreed.flags == session.WANTED | session.POSIX_LOCKS | session.FLOCK_LOCKS
-    assert session.answer(1, offered, 1 << 20, locks=False)[1].flags == session.WANTED
+    wanted = session.WANTED | session.INIT_EXT
+    assert agreed.flags == wanted | session.POSIX_LOCKS | session.FLOCK_LOCKS
+    assert session.answer(1, offered, 1 << 20, locks=False)[1].flags == wanted
+    assert not agreed.resends
+    offered = struct.pack("<IIIII44x", 7, 45, 131072, 0xFFFFFFFF, 1 << 7)
+    assert session.answer(1, offered, 1 << 20, locks=False)[1].resends
+    assert session.answer(1, offered, 1 << 20, locks=False, resend=False)[1].flags == session.WANTED
+    assert Agreed.of(agreed.record()) == agreed
     assert len(reply) == 16 + 64
     _, agreed = session.answer(1, struct.pack("<IIII", 7, 31, 131072, 0), 1 << 20, locks=False)
     assert (agreed.minor, agreed.flags, agreed.max_write) == (31, 0, 131072)

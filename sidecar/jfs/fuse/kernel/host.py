@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from jfs.fuse.accounting import Accounting, Operation, errno_of
 from jfs.fuse.handlers import Handlers
 from jfs.fuse.kernel import eager, extensions, protocol, session
+from jfs.fuse.kernel.listing import Listings
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
 from jfs.meta.volume import Caller
 
@@ -65,6 +66,9 @@ class KernelHost:
             opcode: _Prepared(accounting.operation(name), getattr(handlers, name), decode, encode)
             for opcode, (name, decode, encode) in {**protocol.OPERATIONS, **extensions.OPERATIONS}.items()
         }
+        listings = Listings(handlers, self._valid)
+        for opcode, listing in ((28, listings.readdir), (44, listings.readdir), (29, listings.releasedir)):
+            self._table[opcode] = self._table[opcode]._replace(handler=listing)
         for opcode in extensions.LOCKING:
             self._table[opcode] = self._table[opcode]._replace(handler=self._noted(self._table[opcode].handler))
         if handlers.acls:

@@ -7,14 +7,13 @@ the reply's body. Nothing here suspends or knows the handlers.
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from jfs.format.constants import DIRECTORY
 from jfs.fuse.requests import SIZE, Opened, SetAttr, Timeouts
 from jfs.meta.model.attr import FORMATS, Attr
 from jfs.meta.volume import StatFS
-from jfs.vfs.directories import Item
 
 IN_HEADER: Final = struct.Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_extlen padding
 OUT_HEADER: Final = struct.Struct("<IiQ")  # len error unique
@@ -29,9 +28,7 @@ GENERATION: Final = 1
 
 _ATTR = struct.Struct("<QQQqqqIIIIIIIIII")
 _ENTRY_ATTR = struct.Struct("<QQQQIIQQQqqqIIIIIIIIII")  # fuse_entry_out: 40 bytes, then fuse_attr
-_ENTRY_DIRENT = struct.Struct("<QQQQIIQQQqqqIIIIIIIIIIQQII")  # fuse_direntplus: fuse_entry_out, then fuse_dirent
 _ATTR_OUT = struct.Struct("<QIIQQQqqqIIIIIIIIII")
-_DIRENT = struct.Struct("<QQII")
 _OPEN_OUT = struct.Struct("<QII")
 _WRITE_OUT = struct.Struct("<II")
 _STATFS_OUT = struct.Struct("<QQQQQIIII24x")
@@ -57,10 +54,7 @@ _GETATTR = struct.Struct("<IIQ")
 _U32 = struct.Struct("<I")
 _FORGET_ONE = struct.Struct("<QQ")
 
-_EMPTY_ENTRY: Final = bytes(_ENTRY_ATTR.size)
 _NO_NAME: Final = b""
-_ZEROS: Final = bytes(8)
-_DT: Final = {kind: mode >> 12 for kind, mode in FORMATS.items()}
 
 Buffer = memoryview
 Arguments = tuple[Any, ...]
@@ -132,58 +126,6 @@ def statfs_out(totals: StatFS) -> bytes:
     return _STATFS_OUT.pack(total >> 12, free, free, inodes + free_inodes, free_inodes, 4096, 255, 4096, 0)
 
 
-def directory(items: Sequence[Item | None], cookie: int, size: int) -> bytearray:
-    """fuse_dirent records from position *cookie* on, as many as *size* bytes hold."""
-    out = bytearray()
-    room = size
-    for item in items:
-        cookie += 1
-        if item is None:
-            continue
-        name = item[0]
-        length = len(name)
-        padding = -length & 7
-        room -= 24 + length + padding
-        if room < 0:
-            break
-        out += _DIRENT.pack(item[1], cookie, length, _DT.get(item[2], 0))
-        out += name
-        out += bytes(padding)
-    return out
-
-
-def directory_plus(items: Sequence[Item | None], cookie: int, size: int, valid: Valid) -> bytearray:
-    """fuse_direntplus records; without attributes the kernel looks the name up itself (node id 0)."""
-    out = bytearray()
-    room = size
-    seconds, nsec = valid.attr
-    for item in items:
-        cookie += 1
-        if item is None:
-            continue
-        name, ino, kind, attr = item
-        length = len(name)
-        padding = -length & 7
-        room -= 152 + length + padding
-        if room < 0:
-            break
-        if attr is None:
-            out += _EMPTY_ENTRY
-            out += _DIRENT.pack(ino, cookie, length, _DT.get(kind, 0))
-        else:
-            _, kind_mode, uid, gid, at, an, mt, mn, ct, cn, nlink, total, rdev, *_ = attr
-            entry, entry_nsec = valid.dir_entry if kind == DIRECTORY else valid.entry
-            mode = FORMATS.get(kind_mode >> 12, 0) | kind_mode & 0o7777
-            out += _ENTRY_DIRENT.pack(
-                ino, GENERATION, entry, seconds, entry_nsec, nsec, ino, total, (total + 511) >> 9, at, mt, ct, an, mn, cn,
-                mode, nlink, uid, gid, rdev, BLKSIZE, 0, ino, cookie, length, mode >> 12,
-            )  # fmt: skip
-        out += name
-        if padding:
-            out += _ZEROS[:padding]
-    return out
-
-
 # -- requests -----------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +177,10 @@ def umask(opcode: int, view: Buffer) -> int:
     """The umask in a request of `UMASK_AT`."""
     mask: int = _U32.unpack_from(view, HEADER + UMASK_AT[opcode])[0]
     return mask & 0o777
+
+
+# Requests whose repetition would fail or do more: what makes, moves and removes, what opens, what sets an attribute.
+ONCE: Final = frozenset((6, 8, 9, 10, 11, 12, 13, 14, 21, 24, 27, 35, 45, 51))
 
 
 def _symlink(node: int, view: Buffer, end: int) -> Arguments:
@@ -415,11 +361,11 @@ OPERATIONS: Final[dict[int, tuple[str, Decoder, Encoder]]] = {
     24: ("removexattr", _name, _nothing),
     25: ("flush", _flush, _nothing),
     27: ("opendir", _node, lambda result, args, valid: open_out(result)),
-    28: ("readdir", _readdir, lambda result, args, valid: directory(result, args[2], args[3])),
+    28: ("readdir", _readdir, _itself),  # packed by `listing`
     29: ("releasedir", _release, _nothing),
     30: ("fsyncdir", _fsync, _nothing),
     34: ("access", _access, _nothing),
     35: ("create", _create, _create_reply),
-    44: ("readdir", _readdirplus, lambda result, args, valid: directory_plus(result, args[2], args[3], valid)),
+    44: ("readdir", _readdirplus, _itself),
     45: ("rename", _rename2, _nothing),
 }

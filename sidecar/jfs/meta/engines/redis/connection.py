@@ -1,12 +1,14 @@
 """One connection to Redis: requests are packed commands, answered in order; nothing is ever sent twice.
 
 Many tasks may have requests under way at once (pipelining). While an answer is outstanding, further requests of one turn of
-the event loop leave in one packet; a request on an idle connection leaves at once. Invariant: `_waiting` has exactly the
+the event loop leave in one packet; a request on an idle connection leaves at once, and may have its answer before its caller
+first looks (see `prompt`). Invariant: `_waiting` has exactly the
 requests whose replies are still to come, in the order they were written. A cancelled waiter leaves its place in the queue.
 Losing the connection fails every waiting request with `ConnectionLost(sent=True)`; a lost connection never comes back.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
@@ -14,8 +16,10 @@ from typing import Any, Final, cast
 import hiredis
 
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError
+from jfs.meta.engines.redis.prompt import Prompt
 
 _NOTHING: Final = object()
+_PIECE: Final = 1 << 18  # bytes read at once
 
 Command = tuple[bytes | str | int, ...]
 
@@ -49,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[_Request] = deque()
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+        self._prompt: Prompt
         self._watch: asyncio.TimerHandle | None = None
         self._heard = 0.0  # when the server last answered while something was outstanding, or the first request left
         self._blocked_since: float | None = None  # since when the server takes no more of what we write
@@ -72,16 +77,31 @@ class Connection(asyncio.Protocol):
             raise ConnectionLost(self.lost or f"the connection to Redis at {self._address} is closed", sent=False)
         answer: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._waiting:
+            self._prompt.joined = True
             if not self._unsent:
                 self._loop.call_soon(self._flush)
             self._unsent.append(packet)
-        else:
-            self._heard = self._loop.time()
-            if self._watch is None:
-                self._arm()
-            self._transport.write(packet)
+            self._waiting.append(_Request(answer, count))
+            return answer
+        self._heard = self._loop.time()
+        if self._watch is None:
+            self._arm()
         self._waiting.append(_Request(answer, count))
+        self._transport.write(packet)
+        if self._prompt.waits():
+            self._read_at_once(answer)
         return answer
+
+    def _read_at_once(self, answer: "asyncio.Future[list[Any]]") -> None:
+        """Have *answer* done when this returns, if it comes within a moment."""
+        while not answer.done() and (fd := self._prompt.answered()) >= 0:
+            try:
+                data = os.read(fd, _PIECE)
+            except OSError:  # the transport will find the same, and say so
+                return
+            if not data:
+                return
+            self.data_received(data)
 
     def _flush(self) -> None:
         if self._transport is not None and self._unsent:
@@ -126,6 +146,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._prompt = Prompt(transport)
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()

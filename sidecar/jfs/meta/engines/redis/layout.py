@@ -4,7 +4,7 @@ Pure: it builds command tuples and decodes replies. `reading` and `decode` belon
 commands, in order, decode to the record. A command's second word is always its key, which is what WATCH needs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
@@ -50,7 +50,8 @@ _PUSH_AT_ONCE: Final = 1000  # elements of one RPUSH: a script can pass only som
 # Kinds whose one reading command gives what the reply to it would be after a write, by `as_read`.
 REMEMBERED: Final = frozenset({"node", "edge", *locks.HASHES})
 
-# Pseudo-command: HINCRBY only where the field exists. Transactions replace it (see `transaction` and `script`).
+# Pseudo-command (name, a hash, field, [hash, delta]…): HINCRBY of the field in each hash, only where the first hash has it.
+# Transactions replace it (see `transaction` and `script`).
 ADD_TO_EXISTING: Final = b"?HINCRBY"
 
 
@@ -275,12 +276,21 @@ def adding(key: CounterKey | ParentKey | SliceRefKey, delta: int) -> Command:
 
 
 def adding_stat(key: DirStatKey, change: DirStat) -> list[Command]:
-    """Pseudo-commands that add to a directory's usage where there is one."""
-    return [
-        (ADD_TO_EXISTING, name, key.ino, delta)
-        for name, delta in zip((DIR_LENGTH, DIR_SPACE, DIR_INODES), change, strict=True)
-        if delta
-    ]
+    """The pseudo-command that adds to a directory's usage where there is one; nothing when nothing is to be added."""
+    length, space, inodes = change
+    parts: list[bytes | int] = []
+    if inodes:
+        parts += (DIR_INODES, inodes)
+    if space:
+        parts += (DIR_SPACE, space)
+    if length:
+        parts += (DIR_LENGTH, length)
+    return [(ADD_TO_EXISTING, DIR_INODES, key.ino, *parts)] if parts else []
+
+
+def added(command: Command) -> Iterable[tuple[bytes | str | int, bytes | str | int]]:
+    """The hashes that a pseudo-command of `adding_stat` adds to, and how much."""
+    return zip(command[3::2], command[4::2], strict=True)
 
 
 def appending(key: ChunkKey, packed: bytes, existing_only: bool) -> Command:

@@ -31,18 +31,21 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# ARGV: number of checks; for each: number of words, the words, the expected reply in `expected`'s form; then for each write:
-# number of words, the words. The answer is 0, or the position of the first check that failed.
+# ARGV: number of checks; for each: number of words (negative when no string is expected), the words, the expected reply in
+# `expected`'s form; then for each write: number of words, the words. The answer is 0, or the position of the first check that failed.
 _COMMIT: Final = """
 local a, i, call = ARGV, 2, redis.call
 for n = 1, tonumber(a[1]) do
-  local last = i + tonumber(a[i])
+  local words = tonumber(a[i])
+  local last = i + math.abs(words)
   local reply = call(unpack(a, i + 1, last))
-  local kind = type(reply)
-  if kind == 'string' then reply = '+' .. reply
-  elseif kind == 'boolean' then reply = '-'
-  elseif kind == 'number' then reply = ':' .. string.format('%.0f', reply)
-  else reply = '*' .. table.concat(reply, '\\0') end
+  if words < 0 then
+    local kind = type(reply)
+    if kind == 'boolean' then reply = '-'
+    elseif kind == 'number' then reply = ':' .. string.format('%.0f', reply)
+    elseif kind == 'table' then reply = '*' .. table.concat(reply, '\\0')
+    else return n end
+  end
   if reply ~= a[last + 1] then return n end
   i = last + 2
 end
@@ -50,7 +53,9 @@ local total = #a
 while i <= total do
   local last = i + tonumber(a[i])
   if a[i + 1] == '?HINCRBY' then
-    if call('HEXISTS', a[i + 2], a[i + 3]) == 1 then call('HINCRBY', a[i + 2], a[i + 3], a[i + 4]) end
+    if call('HEXISTS', a[i + 2], a[i + 3]) == 1 then
+      for at = i + 4, last, 2 do call('HINCRBY', a[at], a[i + 3], a[at + 1]) end
+    end
   else
     call(unpack(a, i + 1, last))
   end
@@ -76,7 +81,7 @@ def expected(reply: Any) -> bytes:
     if reply is None:
         return b"-"
     if isinstance(reply, bytes):
-        return b"+" + reply
+        return reply
     if isinstance(reply, int):
         return b":%d" % reply
     return b"*" + b"\0".join(reply)
@@ -192,11 +197,14 @@ class Scripts:
         names: dict[Any, None] = {}
         for command, reply in tx.seen.items():
             names[command[1]] = None
-            arguments.append(len(command))
+            arguments.append(len(command) if isinstance(reply, bytes) else -len(command))
             arguments += command
             arguments.append(expected(reply))
         for command in writes:
-            names[command[1]] = None
+            if command[0] == layout.ADD_TO_EXISTING:
+                names.update(dict.fromkeys(command[3::2]))
+            else:
+                names[command[1]] = None
             arguments.append(len(command))
             arguments += command
         packet = pack((b"EVALSHA", self._commit, len(names), *names, *arguments))

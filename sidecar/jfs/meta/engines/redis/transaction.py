@@ -180,8 +180,9 @@ def plain_commands(commands: Sequence[Command], known: set[DirStatKey]) -> list[
     plain: list[Command] = []
     for command in commands:
         if command[0] == layout.ADD_TO_EXISTING:
-            if DirStatKey(int(command[2])) in known:
-                plain.append((b"HINCRBY", *command[1:]))
+            ino = command[2]
+            if DirStatKey(int(ino)) in known:
+                plain += [(b"HINCRBY", name, ino, delta) for name, delta in layout.added(command)]
         else:
             plain.append(command)
     return plain

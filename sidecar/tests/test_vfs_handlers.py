@@ -270,6 +270,18 @@ async def test_listing_under_way_shows_no_stale_attributes(rig: Rig) -> None:
     await h.release(ROOT, inodes[b"30"], writing.fh)
 
 
+async def test_listing_leaves_out_attributes_of_what_is_not_committed_yet(rig: Rig) -> None:
+    h = rig.handlers
+    ino, _, writing = await h.create(ROOT, 1, b"pending", 0o644, os.O_WRONLY | os.O_CREAT)
+    await h.write(ROOT, ino, writing.fh, 0, b"data")
+    opened = await h.opendir(ROOT, 1)
+    shown = {item.name: item.attr for item in await h.readdir(ROOT, 1, opened.fh, 0, 4096, True) if item}
+    assert shown[b"pending"] is None
+    assert (await h.lookup(ROOT, 1, b"pending"))[1].length == 4
+    await h.releasedir(ROOT, 1, opened.fh)
+    await h.release(ROOT, ino, writing.fh)
+
+
 async def test_rewinding_lists_anew(rig: Rig) -> None:
     h = rig.handlers
     opened = await h.opendir(ROOT, 1)

@@ -202,6 +202,8 @@ async def test_an_open_file_lives_until_its_last_close(made: Volume) -> None:
     slices += await write(meta, ino, 100, 100)
     assert (await meta.getattr(ino)).length == 200
     assert await errno_of(meta.link(SUPERUSER, ino, 1, b"again")) == errno.ENOENT
+    other = await made.client()  # only the session that keeps it may give it a name
+    assert await errno_of(other.link(SUPERUSER, ino, 1, b"again", nameless=True)) == errno.ENOENT
     await audit(meta.store)
     await meta.release(ino)
     assert made.deleted == []

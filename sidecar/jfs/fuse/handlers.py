@@ -35,6 +35,7 @@ from jfs.vfs.virtual import VirtualFiles
 _MAX_XATTR: Final = 65536
 _EXCHANGE: Final = 2
 _WHITEOUT: Final = 4
+_WHITEOUT: Final = 4
 
 
 class Handlers(OpenFiles):
@@ -66,6 +67,7 @@ class Handlers(OpenFiles):
         self.xattrs = xattrs
         self.ioctls = ioctls
         self._refused = _SECURITY - security
+        self._nameless: set[int] = set()  # open files that were made without a name and may be given one
         self._umask = umask  # that of the mount, in place of the caller's
         self.caller: Callable[[int, int, int], Caller] = Caller  # of uid, gid and pid: how hosts make one
         self.acls = acls  # whether inodes may have POSIX ACLs, set and shown as extended attributes
@@ -225,7 +227,8 @@ class Handlers(OpenFiles):
             raise FsError(errno.EPERM)
         parent = self._own_parent(parent, name, errno.EPERM)
         since = self.files.changes
-        attr = await self.meta.link(caller, ino, parent, name)
+        attr = await self.meta.link(caller, ino, parent, name, nameless=ino in self._nameless)
+        self._nameless.discard(ino)
         self.directories.added(parent, name)
         self.directories.changed(ino)
         return ino, self.files.seen(ino, attr, since)
@@ -338,6 +341,7 @@ class Handlers(OpenFiles):
             await self._release(opened.fh)
             raise
         self.directories.removed(self._root if parent == ROOT else parent, name)
+        self._nameless.add(ino)
         return ino, attr._replace(nlink=0), opened
 
     async def read(self, caller: Caller, ino: int, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -421,7 +425,8 @@ class Handlers(OpenFiles):
             if handle.writer is not None:
                 await handle.writer.close()
         finally:
-            self.files.forget(handle)
+            if self.files.forget(handle):
+                self._nameless.discard(handle.ino)
             try:
                 # What close(2) has not given back is owned by the open file: flocks and open-file-description locks.
                 for owner in handle.owners or ():

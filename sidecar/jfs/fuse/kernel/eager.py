@@ -22,9 +22,12 @@ _CONTEXT: Context | None = None
 class Run:
     """One coroutine on its way; `done` once it has ended."""
 
-    __slots__ = ("_cancels", "_coroutine", "_finish", "_loop", "_must_cancel", "_waits_for", "ended")
+    __slots__ = ("_cancels", "_coroutine", "_finish", "_loop", "_must_cancel", "_waits_for", "ended", "pid")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, finish: Finish) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, finish: Finish, pid: int = 0
+    ) -> None:
+        self.pid = pid  # of the process that waits for it, 0 when it is not known
         self._coroutine = coroutine
         self._loop = loop
         self._finish = finish

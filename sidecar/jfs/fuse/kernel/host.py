@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from jfs.fuse.accounting import Accounting, Operation, errno_of
 from jfs.fuse.handlers import Handlers
-from jfs.fuse.kernel import eager, extensions, protocol, session
+from jfs.fuse.kernel import eager, extensions, interrupts, protocol, session
 from jfs.fuse.kernel.listing import Listings
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
 from jfs.meta.volume import Caller
@@ -33,7 +33,6 @@ _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside ma
 _SPARE: Final = 4  # buffers kept
 _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
 _DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
-_INTERRUPTIBLE: Final = frozenset(("lookup", "getattr", "read", "readdir", "readlink", "statfs", "getxattr", "setlkw"))
 
 
 class _Prepared(NamedTuple):
@@ -161,7 +160,7 @@ class KernelHost:
         """Wait for the handlers under way, then give up the descriptor: the kernel fails what still comes."""
         self._end()
         for run, name in list(self._running.values()):
-            if name in _INTERRUPTIBLE:
+            if name in interrupts.INTERRUPTIBLE:
                 run.cancel()
         while self._running:
             self._idle.clear()
@@ -229,7 +228,7 @@ class KernelHost:
                 self._failed(prepared, unique, caller, args, error, started)
 
         assert self._loop is not None
-        run = eager.Run(prepared.handler(caller, *args), self._loop, finish)
+        run = eager.Run(prepared.handler(caller, *args), self._loop, finish, caller.pid)
         if not run.start():
             name = prepared.operation.name
             self._running[unique] = (run, name)
@@ -289,10 +288,8 @@ class KernelHost:
             self._handlers.forget(protocol.forgotten(opcode, node, self._view))
         elif opcode == protocol.INTERRUPT:
             found = self._running.get(protocol.interrupted(self._view))
-            if (
-                found is not None and found[1] in _INTERRUPTIBLE
-            ):  # a change under way is not torn: it ends, and is answered
-                found[0].cancel()
+            if found is not None and self._loop is not None:
+                interrupts.interrupt(self._loop, found[0], found[1])
         elif opcode == protocol.INIT:
             self._initialise(unique, end)
         elif opcode == protocol.DESTROY:

@@ -23,6 +23,10 @@ from jfs.meta.store.base import Tx
 MANY_CHUNKS: Final = 10_000
 
 
+class ManyChunks(Exception):
+    """`truncate` spans so many chunks that it must be told which exist: call again with them. No name for what a caller sees."""
+
+
 class Written(NamedTuple):
     """A file's attributes before and after a change of its content, and how much the volume grew in bytes."""
 
@@ -63,7 +67,8 @@ async def truncate(
     chunks: Sequence[int] | None = None,
 ) -> Written:
     """Set a file's length, covering what is cut off or gained with zero records. *opened*: by a writable handle, which needs no
-    permission. *chunks* are the indexes that have a list, needed from `MANY_CHUNKS` on (`needs_chunks`)."""
+    permission, and moves the times even when the length is what it was, as ftruncate(2) and O_TRUNC do. *chunks* are the indexes
+    that have a list, without which `ManyChunks` is raised from `MANY_CHUNKS` on (`needs_chunks`)."""
     (node,) = await tx.get(NodeKey(ino))
     if node is None:
         raise FsError(errno.ENOENT)
@@ -77,8 +82,10 @@ async def truncate(
         raise FsError(errno.EPERM)
     if not opened and (rules.check_access or caller.checked):
         await permit(tx, rules.acls, caller, node, WRITE)
-    if node.length == length:
+    if node.length == length and not opened:
         return Written(node, node, 0)
+    if chunks is None and needs_chunks(node.length, length):
+        raise ManyChunks
     grown = align4k(length) - align4k(node.length)
     common.check_space(rules, grown, 0)
     for indx, record, existing_only in zero_records(node.length, length, chunks):
@@ -98,6 +105,8 @@ def needs_chunks(old: int, new: int) -> bool:
 def zero_records(old: int, new: int, chunks: Sequence[int] | None = None) -> Iterable[tuple[int, Slice, bool]]:
     """(chunk, record, only when the chunk has a list) that a truncation from *old* to *new* appends (format §5.3)."""
     low, high = min(old, new), max(old, new)
+    if low == high:
+        return
     first, last = low // CHUNK, high // CHUNK
     at = low % CHUNK
     yield first, Slice(at, 0, 0, 0, min(high - low, CHUNK - at)), False

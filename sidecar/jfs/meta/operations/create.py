@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jfs.errors import FsError
 from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, MAX_SYMLINK, SKIP_TRASH, SYMLINK, TRASH, align4k
 from jfs.meta.model.attr import Attr, Entry
-from jfs.meta.model.keys import DirStat, DirStatKey, EdgeKey, NodeKey, ParentKey, SymlinkKey
+from jfs.meta.model.keys import DirStat, DirStatKey, EdgeKey, NodeKey, ParentKey, SustainedKey, SymlinkKey
 from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import Caller
@@ -152,8 +152,11 @@ class Linked(NamedTuple):
     parent: Attr
 
 
-async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name: bytes, now: int) -> Linked:
-    """Give file *ino* another entry. Call `check_link` before."""
+async def link(
+    tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name: bytes, now: int, *, nameless: bool = False
+) -> Linked:
+    """Give file *ino* another entry, or its first one when it is *nameless*: made by this session without a name (O_TMPFILE). Call
+    `check_link` before."""
     found, entry, node = await tx.get(NodeKey(parent), EdgeKey(parent, name), NodeKey(ino))
     directory = await check_directory(tx, caller, rules, found)
     if directory.flags & IMMUTABLE:
@@ -166,17 +169,22 @@ async def link(tx: Tx, caller: Caller, rules: Rules, ino: int, parent: int, name
         raise FsError(errno.EPERM)
     if entry is not None:
         raise FsError(errno.EEXIST)
-    if not node.nlink:  # unlinked but open: nothing could be brought back from its lost records
-        raise FsError(errno.ENOENT)
+    if not node.nlink:
+        sustained = SustainedKey(rules.sid, ino)
+        (kept,) = await tx.get(sustained)
+        if not kept or not nameless:
+            raise FsError(errno.ENOENT)
+        tx.delete(sustained)
     stat = common.usage(node)
     if rules.quotas is not None:
         await rules.quotas.check(tx, parent, stat.space, stat.inodes)
-    attr = common.with_ctime(node._replace(nlink=node.nlink + 1, parent=0), now)
+    attr = common.with_ctime(node._replace(nlink=node.nlink + 1, parent=0 if node.nlink else parent), now)
     tx.put(NodeKey(ino), attr)
     tx.put(EdgeKey(parent, name), Entry(node.kind, ino))
-    if node.parent:
-        tx.add(ParentKey(ino, node.parent), 1)
-    tx.add(ParentKey(ino, parent), 1)
+    if node.nlink:
+        if node.parent:
+            tx.add(ParentKey(ino, node.parent), 1)
+        tx.add(ParentKey(ino, parent), 1)
     touched = common.touch(tx, parent, directory, now, rules)
     await common.count(tx, rules, parent, stat)
     journal.linked(tx, now, ino, parent, name, attr.nlink, touched=touched is not directory)

@@ -43,9 +43,10 @@ def check_fallocate(mode: int, offset: int, size: int) -> None:
         raise FsError(errno.EFBIG)
 
 
-def spans_many_chunks(offset: int, size: int) -> bool:
-    """Whether a range has so many chunks that `fallocate` wants to know which exist."""
-    return size // CHUNK >= MANY_CHUNKS
+def needs_chunks(mode: int, offset: int, size: int) -> bool:
+    """Whether `fallocate` may pass so many chunks that it wants to know which exist: those of the range, and those between the end
+    of a file that grows and the range."""
+    return (size if mode & KEEP_SIZE else offset + size) // CHUNK >= MANY_CHUNKS
 
 
 async def fallocate(

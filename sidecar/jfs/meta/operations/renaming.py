@@ -1,4 +1,4 @@
-"""rename with NOREPLACE and EXCHANGE (format §5.3), its checks in the order the real client makes them. Pure.
+"""rename with NOREPLACE, EXCHANGE and WHITEOUT (format §5.3, rename(2)), its checks in the order the real client makes them. Pure.
 
 The real client does not look further up than the destination's parent, so that two clients can build a loop (format §12);
 here the destination's ancestors are read inside the transaction, which makes the move of one of them a conflict.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
-from jfs.format.constants import APPEND, DIRECTORY, IMMUTABLE, ROOT, TRASH
+from jfs.format.constants import APPEND, CHAR_DEVICE, DIRECTORY, IMMUTABLE, ROOT, TRASH, align4k
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, NodeKey, ParentKey
 from jfs.meta.model.quota import QuotaChange
@@ -53,9 +53,7 @@ NOTHING: Final = Moved(0, None, None, None, None)
 
 def check_rename(caller: Caller, source: Side, target: Side, flags: int) -> None:
     """What can be refused before anything is read, in the order of format §5.3."""
-    if flags & WHITEOUT and not flags & ~(WHITEOUT | NOREPLACE):
-        raise FsError(errno.ENOTSUP)
-    if flags not in (0, NOREPLACE, EXCHANGE, NOREPLACE | RESTORE):
+    if flags not in (0, NOREPLACE, EXCHANGE, NOREPLACE | RESTORE, WHITEOUT, WHITEOUT | NOREPLACE):
         raise FsError(errno.EINVAL)
     if common.is_trash_entry(*source[:2]) or common.is_trash_entry(*target[:2]) or common.is_trash(target.parent):
         raise FsError(errno.EPERM)
@@ -77,8 +75,10 @@ async def rename(
     now: int,
     is_open: Callable[[int], bool],
     trees: Mapping[int, QuotaChange] = _NO_TREES,
+    whiteout: int = 0,
 ) -> Moved:
-    """Move the entry *source* to *target*. *trees* has what lies below directories that may move from one quota to another. Call
+    """Move the entry *source* to *target*. *trees* has what lies below directories that may move from one quota to another.
+    *whiteout* is a new inode for the character device 0:0 that WHITEOUT, which the real client refuses, leaves behind. Call
     `check_rename` before."""
     src, dst = source.parent, target.parent
     same = src == dst
@@ -155,11 +155,32 @@ async def rename(
     else:
         src_dir = common.touch(tx, src, src_dir, now, rules, links=links_src)
         dst_dir = common.touch(tx, dst, dst_dir, now, rules, links=links_dst)
+    if whiteout:
+        await _leave_whiteout(tx, caller, rules, source, src_dir, whiteout, now)
     journal.moved(
         *(tx, now, source[:2], target[:2], flags, other.ino if other is not None else 0, entry.ino),
         trash=rules.trash if replaced is None or replaced.trashed else 0,
     )
+    if whiteout:
+        owner = caller.uid, caller.gid
+        journal.created(tx, now, *source[:2], owner, CHAR_DEVICE, 0, 0, b"", whiteout, touched=False)
     return Moved(entry.ino, attr, src_dir, dst_dir, entry, other if exchange else None, other_attr, replaced)
+
+
+async def _leave_whiteout(
+    tx: Tx, caller: Caller, rules: Rules, source: Side, directory: Attr, ino: int, now: int
+) -> None:
+    space = align4k(0)
+    common.check_space(rules, space, 1)
+    gid = directory.gid if directory.kind_mode & 0o2000 else caller.gid
+    attr = common.new_attr(CHAR_DEVICE, 0, caller.uid, gid, now, source.parent)
+    if rules.quotas is not None:
+        await rules.quotas.check(tx, source.parent, space, 1)
+        await rules.quotas.check_owner(tx, attr.uid, attr.gid, space, 1)
+    tx.put(NodeKey(ino), attr)
+    tx.put(EdgeKey(source.parent, source.name), Entry(CHAR_DEVICE, ino))
+    await common.count(tx, rules, source.parent, common.usage(attr))
+    common.count_volume(tx, rules, attr, space, 1)
 
 
 async def _moved(

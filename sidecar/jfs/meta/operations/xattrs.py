@@ -32,8 +32,9 @@ def check_set(name: bytes, value: bytes, flags: int) -> None:
         raise FsError(errno.EINVAL)
 
 
-async def set_xattr(tx: Tx, ino: int, name: bytes, value: bytes, flags: int) -> None:
-    """Set an attribute; ctime does not move. Call `check_set` before."""
+async def set_xattr(tx: Tx, ino: int, name: bytes, value: bytes, flags: int, now: int) -> Attr:
+    """Set an attribute; the inode's attributes with a new ctime, which Linux moves and the real client does not. Call `check_set`
+    before."""
     key = XattrKey(ino, name)
     node, present = await tx.get(NodeKey(ino), key)
     if node is None:
@@ -47,11 +48,14 @@ async def set_xattr(tx: Tx, ino: int, name: bytes, value: bytes, flags: int) -> 
         raise FsError(errno.ENODATA)
     if present != value:
         tx.put(key, value)
+    attr = common.with_ctime(node, now)
+    tx.put(NodeKey(ino), attr)
     journal.set_xattr(tx, ino, name, value, flags)
+    return attr
 
 
-async def remove_xattr(tx: Tx, ino: int, name: bytes) -> None:
-    """Remove an attribute; ENODATA when there is none."""
+async def remove_xattr(tx: Tx, ino: int, name: bytes, now: int) -> Attr:
+    """Remove an attribute; the inode's attributes with a new ctime. ENODATA when there is none, ENOENT without an inode."""
     if not name:
         raise FsError(errno.EINVAL)
     key = XattrKey(ino, name)
@@ -62,8 +66,13 @@ async def remove_xattr(tx: Tx, ino: int, name: bytes) -> None:
         common.check_removable(node)
     if present is None:
         raise FsError(errno.ENODATA)
+    if node is None:
+        raise FsError(errno.ENOENT)
     tx.delete(key)
+    attr = common.with_ctime(node, now)
+    tx.put(NodeKey(ino), attr)
     journal.removed_xattr(tx, ino, name)
+    return attr
 
 
 async def set_acl(

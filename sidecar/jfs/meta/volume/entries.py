@@ -110,23 +110,24 @@ class Entries(Attributes):
                 self._know_stats(made.ino)
         return made
 
-    async def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
-        """Another entry for a file. FsError: EEXIST, ENOENT, ENOTDIR, EACCES, EPERM (a directory), EROFS…"""
+    async def link(self, caller: Caller, ino: int, parent: int, name: bytes, *, nameless: bool = False) -> Attr:
+        """Another entry for a file; the first one of a *nameless* file (O_TMPFILE). FsError: EEXIST, ENOENT, ENOTDIR, EACCES, EPERM
+        (a directory), EROFS…"""
         parent = self._real(parent)
 
         async def do() -> Attr:
-            return await self._link_now(caller, ino, parent, name)
+            return await self._link_now(caller, ino, parent, name, nameless)
 
         return await replay.once(caller.request, lambda what: replay.linked(self.store, what, parent, name), do)
 
-    async def _link_now(self, caller: Caller, ino: int, parent: int, name: bytes) -> Attr:
+    async def _link_now(self, caller: Caller, ino: int, parent: int, name: bytes, nameless: bool) -> Attr:
         making.check_link(parent, name)
         self._check_writable()
         await self._ensure_stats(parent)
         now, rules = self._clock(), self._rules()
 
         async def operation(tx: Tx) -> Linked:
-            linked = await making.link(tx, caller, rules, ino, parent, name, now)
+            linked = await making.link(tx, caller, rules, ino, parent, name, now, nameless=nameless)
             if caller.request is not None:
                 caller.request.intend(ino)
             return linked
@@ -137,6 +138,7 @@ class Entries(Attributes):
         self._cache.set_attr(parent, linked.parent)
         self._cache.set_attr(ino, linked.attr)
         self._cache.set_entry(parent, name, ino, linked.attr.kind)
+        self._sustained.discard(ino)
         self._sustained.discard(ino)
         return linked.attr
 
@@ -326,6 +328,9 @@ class Entries(Attributes):
         if moved.other is not None and moved.other_attr is not None:
             self._cache.set_entry(parent, name, moved.other.ino, moved.other.kind)
             self._cache.set_attr(moved.other.ino, moved.other_attr)
+        elif whiteout:
+            self._cache.set_entry(parent, name, whiteout, CHAR_DEVICE)
+            self._usage.add(constants.align4k(0), 1)
         elif whiteout:
             self._cache.set_entry(parent, name, whiteout, CHAR_DEVICE)
             self._usage.add(constants.align4k(0), 1)

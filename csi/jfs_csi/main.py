@@ -70,7 +70,7 @@ class NodeService:
         self._metrics = Metrics()
         self._events = EventReporter(api, settings.node_name, settings.driver_name)
         self._connections = FuseConnections()
-        holder = settings.kubelet_dir.joinpath(*self._layout.plugin, SOCKET) if settings.holder else None
+        holder = settings.kubelet_dir.joinpath(*self._layout.plugin, *SOCKET) if settings.holder else None
         self._keeper = Keeper(None if holder is None else HolderClient(holder))
         self._custody = Custody(self._tree, self._layout, self._states, self._keeper, self._connections)
         self._control = ControlServer(
@@ -216,7 +216,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument(
         "--holder",
         action="store_true",
-        help="keep duplicates of FUSE descriptors with jfs-csi-holder, at <driver>/holder",
+        help="keep duplicates of FUSE descriptors with jfs-csi-holder, at <driver>/holder/s",
     )
     parser.add_argument("--verbose", action="store_true", help="log every call")
     options = parser.parse_args(arguments)

@@ -53,6 +53,8 @@ GRACE_ENVIRONMENT: Final = "JFS_GRACE_SECONDS"
 # Where the sidecar keeps what a successor needs: handles, journal, data not uploaded yet.
 STATE_VOLUME: Final = "juicefs-state"
 STATE_PATH: Final = "/var/lib/juicefs"
+# Where the disk cache lies unless a volume's options say otherwise; the real client's directory.
+CACHE_DIRECTORY: Final = "/var/jfsCache"
 
 # Event reasons on pods and PersistentVolumes (reporting component: the driver's name).
 EVENT_MOUNTED: Final = "JuiceFSMounted"

@@ -40,6 +40,28 @@ class Resources(_Model):
 class Sidecar(_Model):
     image: str | None = None
     resources: Resources | None = None
+    mode: Literal["privileged", "restricted", "auto"] | None = None
+
+
+class EmptyDirectory(_Model):
+    medium: str | None = None
+    size_limit: str | int | None = Field(None, alias="sizeLimit")
+
+
+class HostPath(_Model):
+    path: str | None = None
+
+
+class CacheClaim(_Model):
+    claim_name: str = Field(alias="claimName")
+
+
+class Cache(_Model):
+    """What the directories of the disk cache are made of: exactly one."""
+
+    empty_dir: EmptyDirectory | None = Field(None, alias="emptyDir")
+    host_path: HostPath | None = Field(None, alias="hostPath")
+    persistent_volume_claim: CacheClaim | None = Field(None, alias="persistentVolumeClaim")
 
 
 class JuiceFSVolumeSpec(_Model):
@@ -53,6 +75,7 @@ class JuiceFSVolumeSpec(_Model):
     sub_path: str | None = Field(None, alias="subPath")
     mount_options: list[str] = Field(default_factory=list, alias="mountOptions")
     sidecar: Sidecar = Sidecar()
+    cache: Cache | None = None
     reclaim_policy: Literal["Retain", "Delete"] = Field(names.RETAIN, alias="reclaimPolicy")
 
     @property
@@ -63,18 +86,24 @@ class JuiceFSVolumeSpec(_Model):
         return subdirectory(parse_mount_options(self.mount_options)) or "/"
 
     def persistent_volume_options(self) -> list[str]:
-        """The PersistentVolume's `mountOptions`: those of the spec, the directory, and `ro` where no mode allows writing."""
+        """The PersistentVolume's `mountOptions`: those of the spec, the directory, `ro` where no mode allows writing, and where
+        the cache is to lie if only its kind is told."""
         options = list(self.mount_options)
         given = {option.name for option in parse_mount_options(options)}
         if self.sub_path:
             options.append(f"subdir={self.directory}")
         if self.access_modes == [READ_ONLY_MANY] and not given & {"ro", "read-only"}:
             options.append("ro")
+        if self.cache is not None and "cache-dir" not in given:
+            options.append(f"cache-dir={names.CACHE_DIRECTORY}")
         return options
 
     def sidecar_annotation(self) -> dict[str, Any]:
-        """What the webhook needs of `spec.sidecar`: only what is set."""
-        return self.sidecar.model_dump(exclude_none=True, exclude_defaults=True)
+        """What the webhook needs of `spec.sidecar` and `spec.cache`: only what is set."""
+        annotation = self.sidecar.model_dump(exclude_none=True, exclude_defaults=True)
+        if self.cache is not None:
+            annotation["cache"] = self.cache.model_dump(exclude_none=True, by_alias=True)
+        return annotation
 
 
 def parse_volume_spec(spec: Mapping[str, Any]) -> JuiceFSVolumeSpec:
@@ -98,6 +127,8 @@ def parse_volume_spec(spec: Mapping[str, Any]) -> JuiceFSVolumeSpec:
         _ = parsed.directory
     except OptionError as error:
         raise SpecError(str(error)) from None
+    if parsed.cache is not None and len(parsed.cache.model_dump(exclude_none=True)) != 1:
+        raise SpecError("cache must have exactly one of emptyDir, hostPath and persistentVolumeClaim")
     if parsed.access_modes == [READ_ONLY_MANY] and any(option.name == "rw" for option in options):
         raise SpecError("the mount option rw contradicts accessModes: [ReadOnlyMany]")
     try:

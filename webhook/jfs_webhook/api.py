@@ -217,6 +217,10 @@ class ApiClient:
         """All StorageClasses."""
         return ((await self.get("/apis/storage.k8s.io/v1/storageclasses")) or {}).get("items") or []
 
+    async def namespace(self, name: str) -> JsonObject | None:
+        """A Namespace; never cached, for a pod may come right after its labels were changed."""
+        return await self.get(f"/api/v1/namespaces/{quote(name, '')}")
+
     async def juicefs_volume(self, namespace: str, name: str) -> JsonObject | None:
         """A JuiceFSVolume."""
         path = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{quote(namespace, '')}/{names.VOLUME_PLURAL}"

@@ -9,7 +9,7 @@ from jfs_api import names
 
 from jfs_webhook.settings import Settings
 from jfs_webhook.trust import Identity
-from jfs_webhook.volumes import BadWish, Resources, parse_resources
+from jfs_webhook.volumes import MODES, BadWish, Resources, parse_resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--storage-class", default=(), type=_names, help="classes that are ours without a StorageClass, comma-separated"
     )
+    parser.add_argument(
+        "--default-mode",
+        default=names.AUTO,
+        choices=MODES,
+        help="mode of sidecars whose volumes name none; auto: privileged where the namespace's PodSecurity level allows it",
+    )
     parser.add_argument("--service", required=True, type=_service, help="name.namespace of this webhook's Service")
     parser.add_argument("--configuration", required=True, type=_text, help="its MutatingWebhookConfiguration")
     parser.add_argument(
@@ -72,6 +78,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         driver=given.driver_name,
         default_resources=given.default_resources,
         storage_classes=frozenset(given.storage_class),
+        default_mode=given.default_mode,
         protected_namespaces=frozenset({"kube-system", namespace}),
     )
     identity = Identity(service, namespace, secret, given.configuration)

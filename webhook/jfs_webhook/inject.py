@@ -2,7 +2,7 @@
 
 Invariant: the patch converges. Applied to any pod it yields a pod for which the patch is empty, whatever another
 webhook did to the sidecar in between (the API server calls us again after such a change). Only what is ours is
-touched: the sidecar container and its two volumes, one label and one annotation, the propagation of the application's
+touched: the sidecar container and its volumes, one label and two annotations, the propagation of the application's
 mounts of our volumes, and a grace period that is too short. Other webhooks may add environment variables, mounts and
 resources to the sidecar (cloud identities and LimitRanges do), everything else in it is ours.
 Operations name positions of the pod as it came: those on existing entries stand before the insertion that moves them.
@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from jfs_api import names
 
 from jfs_webhook import quantity
+from jfs_webhook.cache import CACHE_VOLUME
 from jfs_webhook.settings import JsonObject, Settings
 from jfs_webhook.sidecar import (
     MINIMUM_GRACE_SECONDS,
     PATCH_VERSION,
     TEMPORARY_VOLUME,
-    control_volume,
     sidecar_container,
-    temporary_volume,
+    sidecar_volumes,
 )
 from jfs_webhook.volumes import PodVolume
 
@@ -29,7 +29,9 @@ class InjectionRefused(Exception):
     """The pod cannot work with a sidecar as it is written; the message tells its author what to change."""
 
 
-def inject(pod: JsonObject, volumes: Sequence[PodVolume], settings: Settings) -> list[JsonObject]:
+def inject(
+    pod: JsonObject, volumes: Sequence[PodVolume], settings: Settings, mode: str = names.PRIVILEGED
+) -> list[JsonObject]:
     """JSON patch that gives the pod its sidecar; empty if it has no volume of ours or has everything already.
 
     Raises InjectionRefused for a pod that uses our names for something else or cannot run the sidecar.
@@ -39,14 +41,15 @@ def inject(pod: JsonObject, volumes: Sequence[PodVolume], settings: Settings) ->
     _refuse_impossible(pod, settings)
     grace = pod["spec"].get("terminationGracePeriodSeconds")
     wanted_grace = MINIMUM_GRACE_SECONDS if grace is None else max(grace, MINIMUM_GRACE_SECONDS)
+    wanted_volumes = sidecar_volumes(volumes, settings, mode)
     return [
         *_propagation(pod, {volume.name for volume in volumes}),
-        *_init_containers(pod, sidecar_container(pod, volumes, wanted_grace, settings)),
-        *_volumes(pod, [control_volume(settings), temporary_volume()]),
+        *_init_containers(pod, sidecar_container(pod, volumes, wanted_grace, settings, mode)),
+        *_volumes(pod, wanted_volumes),
         *_pull_secrets(pod, settings.pull_secrets),
         *([] if grace == wanted_grace else [_set("/spec/terminationGracePeriodSeconds", wanted_grace)]),
         *_metadata(pod, "labels", names.INJECTED_LABEL, "true"),
-        *_metadata(pod, "annotations", names.INJECTED_ANNOTATION, PATCH_VERSION),
+        *_annotations(pod, wanted_volumes),
     ]
 
 
@@ -72,7 +75,8 @@ def _refuse_impossible(pod: JsonObject, settings: Settings) -> None:
     for volume in spec.get("volumes") or []:
         name = volume.get("name")
         control = is_control_volume(volume, settings.driver)
-        if (name == names.CONTROL_VOLUME and not control) or (name == TEMPORARY_VOLUME and "emptyDir" not in volume):
+        taken = (name == names.CONTROL_VOLUME and not control) or (name in _OWN_EMPTY and "emptyDir" not in volume)
+        if taken or (CACHE_VOLUME.fullmatch(name or "") and not any(kind in volume for kind in _CACHE_KINDS)):
             raise InjectionRefused(
                 f"the pod has a volume of its own named {name}, which the JuiceFS sidecar needs; rename the volume"
             )
@@ -159,7 +163,11 @@ def _converged(existing: JsonObject, wanted: JsonObject) -> JsonObject:
     return converged
 
 
-_OWN_VOLUMES = (names.CONTROL_VOLUME, TEMPORARY_VOLUME)
+_OWN_EMPTY = (TEMPORARY_VOLUME, names.STATE_VOLUME)
+_OWN_VOLUMES = (names.CONTROL_VOLUME, *_OWN_EMPTY)
+_CACHE_KINDS = ("emptyDir", "hostPath", "persistentVolumeClaim")
+# The cluster autoscaler takes no pod away that has data on the node, but for volumes that are named here.
+SAFE_TO_EVICT_ANNOTATION = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 
 
 def _same_amount(before: object, wanted: str) -> object:
@@ -191,6 +199,21 @@ def _pull_secrets(pod: JsonObject, wanted: Sequence[str]) -> Iterator[JsonObject
         return
     for secret in missing:
         yield _set("/spec/imagePullSecrets/-", secret)
+
+
+def _annotations(pod: JsonObject, volumes: Sequence[JsonObject]) -> Iterator[JsonObject]:
+    existing = pod["metadata"].get("annotations") or {}
+    local = [volume["name"] for volume in volumes if "emptyDir" in volume or "hostPath" in volume]
+    named = [name for name in str(existing.get(SAFE_TO_EVICT_ANNOTATION) or "").split(",") if name]
+    wanted = {
+        names.INJECTED_ANNOTATION: PATCH_VERSION,
+        SAFE_TO_EVICT_ANNOTATION: ",".join(dict.fromkeys([*named, *local])),
+    }
+    if not existing:
+        yield _set("/metadata/annotations", wanted)
+        return
+    for key, value in wanted.items():
+        yield from _metadata(pod, "annotations", key, value)
 
 
 def _metadata(pod: JsonObject, field: str, key: str, value: str) -> Iterator[JsonObject]:

@@ -10,7 +10,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.reviews = Counter(
             "jfs_webhook_reviews",
-            "Admission reviews by result: injected, unchanged, skipped, refused, failed, malformed.",
+            "Admission reviews by result: injected, unchanged, valid, skipped, refused, failed, malformed.",
             ["result"],
             registry=self.registry,
         )

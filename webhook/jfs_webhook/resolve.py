@@ -10,12 +10,15 @@ Concurrency: one resolution shares nothing with another but the reader's cache.
 
 import asyncio
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from jfs_api import names
+from jfs_api.mount_options import split_mount_options
 
+from jfs_webhook.cache import BadCacheDirectory, directories
 from jfs_webhook.inject import is_control_volume
+from jfs_webhook.modes import decide
 from jfs_webhook.quantity import parse
 from jfs_webhook.settings import JsonObject, Settings
 from jfs_webhook.volumes import BadWish, PodVolume, Wish, annotated_wish, parse_wish
@@ -48,6 +51,10 @@ class Reader(Protocol):
         """All StorageClasses."""
         ...
 
+    async def namespace(self, name: str) -> JsonObject | None:
+        """A Namespace."""
+        ...
+
     async def juicefs_volume(self, namespace: str, name: str) -> JsonObject | None:
         """A JuiceFSVolume."""
         ...
@@ -58,11 +65,13 @@ class Resolution:
     """The pod's volumes of our driver, in its order, and what its author should be told."""
 
     volumes: list[PodVolume] = field(default_factory=list[PodVolume])
+    mode: str = names.PRIVILEGED
     warnings: list[str] = field(default_factory=list[str])
 
 
 async def resolve(pod: JsonObject, namespace: str, reader: Reader, settings: Settings) -> Resolution:
-    """Find the pod's volumes of our driver. Raises ApiError if the cluster cannot be asked."""
+    """Find the pod's volumes of our driver and the mode of their sidecar. Raises ApiError if the cluster cannot be asked, and
+    ModeRefused."""
     resolver = _Resolver(namespace, reader, settings)
     found = await asyncio.gather(*(resolver.volume(volume) for volume in pod["spec"].get("volumes") or []))
     volumes = [volume for volume in found if volume is not None]
@@ -76,7 +85,11 @@ async def resolve(pod: JsonObject, namespace: str, reader: Reader, settings: Set
             "the pod uses the node's network and with dnsPolicy ClusterFirst the node's DNS, in which names of Services do not "
             "exist; if the volume's database or storage is a Service, set dnsPolicy: ClusterFirstWithHostNet"
         )
-    return Resolution(volumes, sorted(set(resolver.warnings)))
+    mode = names.PRIVILEGED
+    if volumes:
+        mode, warnings = decide(volumes, settings.default_mode, await reader.namespace(namespace))
+        resolver.warnings += warnings
+    return Resolution(volumes, mode, sorted(set(resolver.warnings)))
 
 
 class _Resolver:
@@ -95,15 +108,18 @@ class _Resolver:
             ours = csi.get("driver") == self._settings.driver and not is_control_volume(volume, self._settings.driver)
             return PodVolume(name, f"inline/{name}") if ours else None
         if claim is not None:
-            wish = await self._claim(claim["claimName"])
-            return None if wish is None else PodVolume(name, f"claim/{claim['claimName']}", wish)
+            found = await self._claim(claim["claimName"])
+            if found is None:
+                return None
+            wish, options = found
+            return PodVolume(name, f"claim/{claim['claimName']}", wish, self._cache_directories(wish, options, name))
         template = (ephemeral or {}).get("volumeClaimTemplate")
         if template is not None and await self._is_our_class((template.get("spec") or {}).get("storageClassName")):
             return PodVolume(name, f"ephemeral/{name}", self._claim_wish(template.get("metadata") or {}, name))
         return None
 
-    async def _claim(self, name: str) -> Wish | None:
-        """The claim's wish if it is ours."""
+    async def _claim(self, name: str) -> tuple[Wish, list[str]] | None:
+        """The claim's wish and mount options, as far as they are known, if it is ours."""
         if _OBJECT_NAME.fullmatch(name) is None:
             return None
         claim = await self._reader.claim(self._namespace, name)
@@ -117,16 +133,17 @@ class _Resolver:
             if not self._is_our_volume(persistent_volume):
                 return None
             of_volume = self._wish(persistent_volume.get("metadata") or {}, f"PersistentVolume {bound_to}")
-            return Wish(of_volume.image, wish.resources or of_volume.resources)
+            options = _mount_options(persistent_volume.get("spec") or {})
+            return replace(of_volume, resources=wish.resources or of_volume.resources), options
         if names.VOLUME_ANNOTATION in (metadata.get("annotations") or {}):
-            return wish
+            return wish, []
         if await self._is_our_class(spec.get("storageClassName"), default=False):
-            return wish
+            return wish, []
         if not bound_to and await self._may_bind_to_ours(name, spec):
-            return wish
+            return wish, []
         return None
 
-    async def _future_claim(self, name: str) -> Wish | None:
+    async def _future_claim(self, name: str) -> tuple[Wish, list[str]] | None:
         """A claim that does not exist yet is ours if a JuiceFSVolume of its name is going to make it."""
         custom = await self._reader.juicefs_volume(self._namespace, name)
         if custom is None:
@@ -135,12 +152,24 @@ class _Resolver:
                 "it (or its JuiceFSVolume) before the pod, or the pod has no sidecar"
             )
             return None
-        sidecar = (custom.get("spec") or {}).get("sidecar")
+        spec = custom.get("spec") or {}
+        options = [str(option) for option in spec.get("mountOptions") or []]
+        wished = dict(spec.get("sidecar") or {})
+        if spec.get("cache") is not None:
+            wished["cache"] = spec["cache"]
         try:
-            return Wish() if sidecar is None else parse_wish(sidecar)
+            return parse_wish(wished), options
         except BadWish as error:
             self.warnings.append(f"spec.sidecar of JuiceFSVolume {self._namespace}/{name} is ignored: {error}")
-            return Wish()
+            return Wish(), options
+
+    def _cache_directories(self, wish: Wish, options: list[str], name: str) -> tuple[str, ...]:
+        try:
+            found = directories(options)
+        except BadCacheDirectory as error:
+            self.warnings.append(f"volume {name} has no disk cache: {error}")
+            return ()
+        return found or ((names.CACHE_DIRECTORY,) if wish.cache is not None else ())
 
     async def _is_our_class(self, name: str | None, *, default: bool = True) -> bool:
         """Whether claims of the class are provisioned by us; `default`: no name means the cluster's default class."""
@@ -193,6 +222,13 @@ class _Resolver:
         except BadWish as error:
             self.warnings.append(f"annotation {names.SIDECAR_ANNOTATION} of {origin} is ignored: {error}")
             return Wish()
+
+
+def _mount_options(spec: JsonObject) -> list[str]:
+    """Of a PersistentVolume: its own, and those that JuiceFS CSI's users write as a volume attribute."""
+    attributes = (spec.get("csi") or {}).get("volumeAttributes") or {}
+    options = [str(option) for option in spec.get("mountOptions") or []]
+    return [*options, *split_mount_options(str(attributes.get("mountOptions") or ""))]
 
 
 def _fits(volume: JsonObject, claim: JsonObject) -> bool:

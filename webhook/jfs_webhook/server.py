@@ -1,6 +1,8 @@
-"""The HTTP side: `/mutate` over TLS for the API server, `/healthz`, `/readyz` and `/metrics` in the clear for the kubelet.
+"""The HTTP side: `/mutate` and `/validate` over TLS for the API server, `/healthz`, `/readyz` and `/metrics` in the clear for
+the kubelet.
 
-Turns a request into Review → skip → resolve → inject → answer. Invariant: every request gets an answer whose text is
+Turns a request into Review → skip → resolve → inject → answer, or, of the pod as it is to be stored, Review → skip → complaint →
+answer. Invariant: every request gets an answer whose text is
 one sentence; a stack trace goes to the log only. Without certainty the pod is refused, never admitted half-made.
 Concurrency: handlers run side by side and share only the reader's cache and the metrics.
 """
@@ -8,6 +10,7 @@ Concurrency: handlers run side by side and share only the reader's cache and the
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -15,11 +18,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from jfs_webhook.api import ApiError
 from jfs_webhook.inject import InjectionRefused, inject
 from jfs_webhook.metrics import Metrics
+from jfs_webhook.modes import ModeRefused
 from jfs_webhook.resolve import Reader, resolve
 from jfs_webhook.review import MalformedReview, Review, allowed, parse_review, refused
 from jfs_webhook.settings import JsonObject, Settings
 from jfs_webhook.skip import reason_to_skip
 from jfs_webhook.trust import Trust
+from jfs_webhook.validate import complaint
 
 # An object is at most 1.5 MiB in etcd; a review of a creation holds one.
 BODY_LIMIT = 3 * 1024 * 1024
@@ -44,6 +49,7 @@ class Webhook:
         """The application of the TLS port."""
         application = web.Application(client_max_size=BODY_LIMIT)
         application.router.add_post("/mutate", self._mutate)
+        application.router.add_post("/validate", self._validate)
         return application
 
     def health(self) -> web.Application:
@@ -55,6 +61,14 @@ class Webhook:
         return application
 
     async def _mutate(self, request: web.Request) -> web.Response:
+        return await self._review(request, self._answer)
+
+    async def _validate(self, request: web.Request) -> web.Response:
+        return await self._review(request, self._judgement)
+
+    async def _review(
+        self, request: web.Request, answerer: Callable[[Review], Awaitable[tuple[JsonObject, str]]]
+    ) -> web.Response:
         started = time.monotonic()
         try:
             if request.content_length is not None and request.content_length > BODY_LIMIT:
@@ -67,17 +81,26 @@ class Webhook:
                 return self._rejected(413, f"the request body is larger than {BODY_LIMIT} bytes")
             except MalformedReview as error:
                 return self._rejected(400, str(error))
-            answer, result = await self._answer(review)
+            answer, result = await answerer(review)
             self.metrics.reviews.labels(result).inc()
             return web.json_response(answer)
         finally:
             self.metrics.seconds.observe(time.monotonic() - started)
 
+    async def _judgement(self, review: Review) -> tuple[JsonObject, str]:
+        if review.pod is None or reason_to_skip(review.pod, review.namespace, self._settings) is not None:
+            return allowed(review), "skipped"
+        sentence = complaint(review.pod, self._settings.driver)
+        if sentence is None:
+            return allowed(review), "valid"
+        log.info("%s refused: %s", review.described, sentence)
+        return refused(review, 422, sentence), "refused"
+
     async def _answer(self, review: Review) -> tuple[JsonObject, str]:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._decide(review)
-        except InjectionRefused as error:
+        except (InjectionRefused, ModeRefused) as error:
             log.info("%s refused: %s", review.described, error)
             return refused(review, 422, str(error)), "refused"
         except ApiError as error:
@@ -98,7 +121,7 @@ class Webhook:
             log.info("%s left alone: %s", review.described, reason)
             return allowed(review), "skipped"
         resolution = await resolve(review.pod, review.namespace, self._reader, self._settings)
-        patch = inject(review.pod, resolution.volumes, self._settings)
+        patch = inject(review.pod, resolution.volumes, self._settings, resolution.mode)
         if resolution.volumes or resolution.warnings:
             log.info(
                 "%s %s: volumes %s%s",

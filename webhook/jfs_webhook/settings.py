@@ -27,5 +27,7 @@ class Settings:
     default_resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     # Classes that are ours even if no StorageClass object says so (claims may name a class that does not exist).
     storage_classes: frozenset[str] = frozenset()
+    # Of sidecars whose volumes name none: privileged, restricted or auto.
+    default_mode: str = names.AUTO
     # Never injected, whatever the webhook configuration's selectors say.
     protected_namespaces: frozenset[str] = frozenset({"kube-system"})

@@ -1,9 +1,9 @@
-"""What is injected: the sidecar container and its two volumes, as the API server would store them. Pure.
+"""What is injected: the sidecar container and its volumes, as the API server would store them. Pure.
 
 Every field that the API server would default is written out (probe times, termination message, requests implied by
 limits), so that a second look at an admitted pod finds nothing to change. The security context is explicit in each
-field that a pod-level one could otherwise decide: the sidecar mounts a file system and needs root on a tree that is
-shared with the node, whatever user the application runs as.
+field that a pod-level one could otherwise decide: a privileged sidecar mounts a file system and needs root on a tree that
+is shared with the node, a restricted one must pass PodSecurity's level of that name – whatever user the application runs as.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from jfs_api import names
 
 from jfs_webhook import quantity
+from jfs_webhook.cache import cache_volumes
 from jfs_webhook.settings import JsonObject, Settings
 from jfs_webhook.volumes import PodVolume, Resources
 
 # Raised whenever the patch changes in a way that is worth telling injected pods apart.
-PATCH_VERSION = "1"
+PATCH_VERSION = "2"
 
 TEMPORARY_VOLUME = "juicefs-tmp"
+NOBODY = 65534
 
 # Kubernetes' own default grace period, and the least that leaves time to upload what was written last.
 MINIMUM_GRACE_SECONDS = 30
@@ -25,12 +27,16 @@ MINIMUM_GRACE_SECONDS = 30
 GRACE_MARGIN_SECONDS = 5
 
 
-def control_volume(settings: Settings) -> JsonObject:
-    """The inline CSI volume that shows the sidecar the pod's own directory of the node service."""
-    return {
-        "name": names.CONTROL_VOLUME,
-        "csi": {"driver": settings.driver, "volumeAttributes": {names.CONTROL_KIND_ATTRIBUTE: names.CONTROL_KIND}},
+def control_volume(settings: Settings, mode: str) -> JsonObject:
+    """The inline CSI volume that shows the sidecar the pod's own directory of the node service, and tells that the mode."""
+    csi: JsonObject = {
+        "driver": settings.driver,
+        "volumeAttributes": {names.CONTROL_KIND_ATTRIBUTE: names.CONTROL_KIND},
     }
+    if mode == names.RESTRICTED:
+        csi["volumeAttributes"][names.MODE_ATTRIBUTE] = mode
+        csi["readOnly"] = True
+    return {"name": names.CONTROL_VOLUME, "csi": csi}
 
 
 def temporary_volume() -> JsonObject:
@@ -38,8 +44,18 @@ def temporary_volume() -> JsonObject:
     return {"name": TEMPORARY_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}
 
 
+def state_volume() -> JsonObject:
+    """What a successor of the sidecar needs of it; lives as long as the pod."""
+    return {"name": names.STATE_VOLUME, "emptyDir": {}}
+
+
+def sidecar_volumes(volumes: Sequence[PodVolume], settings: Settings, mode: str) -> list[JsonObject]:
+    """All volumes that the pod gets."""
+    return [control_volume(settings, mode), temporary_volume(), state_volume(), *cache_volumes(volumes, mode)[0]]
+
+
 def sidecar_container(
-    pod: JsonObject, volumes: Sequence[PodVolume], grace_seconds: int, settings: Settings
+    pod: JsonObject, volumes: Sequence[PodVolume], grace_seconds: int, settings: Settings, mode: str
 ) -> JsonObject:
     """The native sidecar (an init container with restartPolicy Always) for all the volumes."""
     probe = ["jfs", "ready", "--control", names.CONTROL_PATH]
@@ -65,17 +81,37 @@ def sidecar_container(
             "successThreshold": 1,
             "failureThreshold": 120,
         },
-        "securityContext": _security_context(pod["spec"].get("securityContext") or {}),
+        "securityContext": _security_context(pod["spec"].get("securityContext") or {}, mode),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH, "mountPropagation": "Bidirectional"},
+            _control_mount(mode),
             {"name": TEMPORARY_VOLUME, "mountPath": "/tmp"},
+            {"name": names.STATE_VOLUME, "mountPath": names.STATE_PATH},
+            *cache_volumes(volumes, mode)[1],
         ],
     }
 
 
-def _security_context(of_pod: JsonObject) -> JsonObject:
+def _control_mount(mode: str) -> JsonObject:
+    mount: JsonObject = {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}
+    if mode == names.PRIVILEGED:
+        return {**mount, "mountPropagation": "Bidirectional"}
+    # The mounts, which the node service makes, are seen and no more.
+    return {**mount, "readOnly": True, "mountPropagation": "HostToContainer"}
+
+
+def _security_context(of_pod: JsonObject, mode: str) -> JsonObject:
+    if mode == names.RESTRICTED:
+        return {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsUser": NOBODY,
+            "runAsGroup": NOBODY,
+            "runAsNonRoot": True,
+            "readOnlyRootFilesystem": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
     context: JsonObject = {
         "privileged": True,
         "allowPrivilegeEscalation": True,

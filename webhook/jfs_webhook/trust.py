@@ -1,10 +1,11 @@
 """Keeps the API server's trust in this webhook: Secret → served certificate → caBundle, again and again.
 
-One round reads the Secret and the webhook configuration, stores what certificates.next_material wants (the Secret's
+One round reads the Secret and the webhook configurations (the mutating one, and the validating one of the same name if there
+is one), stores what certificates.next_material wants (the Secret's
 resourceVersion decides between replicas: the loser takes the winner's), serves it, and writes the bundle of authorities
-into every entry of the configuration that lacks it. Rounds repeat for ever, so that a replica follows a renewal made by
+into every entry of a configuration that lacks it. Rounds repeat for ever, so that a replica follows a renewal made by
 another, and a configuration that was overwritten (by a helm upgrade, by hand) is put right again.
-Invariant: `ready` is set only when the served certificate's authority has been written to the configuration.
+Invariant: `ready` is set only when the served certificate's authority has been written to the configurations.
 Concurrency: one task runs the rounds; the TLS context it fills serves new connections at once, old ones keep theirs.
 """
 
@@ -34,6 +35,8 @@ from jfs_webhook.settings import JsonObject
 ROUND_SECONDS = 10.0
 # Until the first success somebody waits for this webhook.
 EAGER_SECONDS = 1.0
+
+_MUTATING, _VALIDATING = "mutatingwebhookconfigurations", "validatingwebhookconfigurations"
 
 log = logging.getLogger("jfs_webhook.trust")
 
@@ -129,28 +132,28 @@ class Trust:
     async def round(self) -> None:
         """One round. Raises ApiError; what was achieved before stays."""
         for _ in range(10):
-            configuration = await self._configuration()
+            configurations = await self._configurations()
             stored = await self._secret()
-            wanted = self._wanted(stored, configuration)
+            wanted = self._wanted(stored, list(configurations.values()))
             if wanted is not None and not await self._store(stored, wanted):
                 continue  # another replica was faster: take what it stored
             material = wanted or read_material(stored.get("data") or {})
             if material is None:
                 continue
             self._serve(material)
-            if not await self._trust(configuration, material):
+            if not all([await self._trust(path, each, material) for path, each in configurations.items()]):
                 continue
             if not self._state.ready:
                 log.info("serving the certificate that %s trusts", self._identity.configuration)
             self._state.ready, self._state.complaint = True, ""
             return
         raise ApiError(
-            f"Secret {self._identity.secret} or MutatingWebhookConfiguration {self._identity.configuration} is being "
+            f"Secret {self._identity.secret} or webhook configuration {self._identity.configuration} is being "
             "changed by somebody else all the time; trying again",
             409,
         )
 
-    def _wanted(self, secret: JsonObject, configuration: JsonObject) -> Material | None:
+    def _wanted(self, secret: JsonObject, configurations: list[JsonObject]) -> Material | None:
         """Material to store, None if the Secret's is right."""
         try:
             current = read_material(secret.get("data") or {})
@@ -158,7 +161,8 @@ class Trust:
             log.warning("Secret %s is made anew, because %s", self._identity.secret, error)
             current = None
         # Trusted is what every entry holds: the API server picks any of them.
-        bundles = [fingerprints(_bundle(entry)) for entry in configuration.get("webhooks") or []]
+        entries = [entry for each in configurations for entry in each.get("webhooks") or []]
+        bundles = [fingerprints(_bundle(entry)) for entry in entries]
         trusted = frozenset[bytes].intersection(*bundles) if bundles else frozenset[bytes]()
         wanted = next_material(current, trusted, self._identity.hosts, self._clock(), self._lifetimes)
         return None if wanted is current else wanted
@@ -195,20 +199,24 @@ class Trust:
         self._state.served = material
         log.info("serving a certificate valid until %s", material.certificate.not_valid_after_utc.isoformat())
 
-    async def _configuration(self) -> JsonObject:
-        found = await self._client.get(self._configuration_path)
+    async def _configurations(self) -> dict[str, JsonObject]:
+        """By path: the mutating configuration, and the validating one of its name, which an installation may leave out."""
+        found = await self._client.get(self._path(_MUTATING))
         if found is None:
             raise ApiError(
                 f"MutatingWebhookConfiguration {self._identity.configuration} does not exist; install the chart", 404
             )
-        return found
+        validating = await self._client.get(self._path(_VALIDATING))
+        return {
+            self._path(_MUTATING): found,
+            **({} if validating is None else {self._path(_VALIDATING): validating}),
+        }
 
-    @property
-    def _configuration_path(self) -> str:
+    def _path(self, kind: str) -> str:
         name = quote(self._identity.configuration, "")
-        return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+        return f"/apis/admissionregistration.k8s.io/v1/{kind}/{name}"
 
-    async def _trust(self, configuration: JsonObject, material: Material) -> bool:
+    async def _trust(self, path: str, configuration: JsonObject, material: Material) -> bool:
         """Write the bundle where it is missing; False if the configuration changed since it was read."""
         bundle = base64.b64encode(material.bundle).decode()
         lacking = [
@@ -224,12 +232,12 @@ class Trust:
             {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": bundle} for index in lacking
         ]
         try:
-            await self._client.patch(self._configuration_path, operations)
+            await self._client.patch(path, operations)
         except ApiError as error:
             if error.status in (409, 422):
                 return False
             raise
-        log.info("wrote the certificate authority into MutatingWebhookConfiguration %s", self._identity.configuration)
+        log.info("wrote the certificate authority into %s", path.removeprefix("/apis/admissionregistration.k8s.io/v1/"))
         return True
 
 

@@ -2,8 +2,8 @@
 
 What a volume wishes for the sidecar comes from the annotation `juicefs.io/sidecar` (the `spec.sidecar` of its
 JuiceFSVolume as JSON). The annotation is other people's text: a malformed one costs its author the defaults and a
-warning, never the pod. The image is believed only from cluster-scoped PersistentVolumes and from JuiceFSVolumes, not
-from claims, because it runs privileged and claims are written by whoever may use storage.
+warning, never the pod. Image, mode and cache are believed only from cluster-scoped PersistentVolumes and from
+JuiceFSVolumes, not from claims, because the image may run privileged and claims are written by whoever may use storage.
 """
 
 import json
@@ -19,6 +19,9 @@ from jfs_webhook.quantity import parse
 Resources: TypeAlias = Mapping[str, Mapping[str, str]]
 
 
+MODES = (names.PRIVILEGED, names.RESTRICTED, names.AUTO)
+
+
 class BadWish(ValueError):
     """A `spec.sidecar` that cannot be used; the message is one sentence without its origin."""
 
@@ -29,6 +32,10 @@ class Wish:
 
     image: str | None = None
     resources: Resources | None = None
+    # privileged, restricted or auto
+    mode: str | None = None
+    # The volume source of the cache directories, as JSON: emptyDir, hostPath or persistentVolumeClaim
+    cache: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class PodVolume:
     # The claim or inline volume behind it: two volumes of one claim are one mount and count once.
     source: str
     wish: Wish = Wish()
+    # Of its mount options; each is to be a volume of the sidecar.
+    cache_directories: tuple[str, ...] = ()
 
 
 def parse_resources(value: Any) -> Resources:
@@ -73,8 +82,34 @@ def parse_wish(value: Any) -> Wish:
     image = value.get("image")
     if image is not None and not isinstance(image, str):
         raise BadWish("image must be a string")
-    resources = value.get("resources")
-    return Wish(image or None, None if resources is None else parse_resources(resources))
+    mode = value.get("mode")
+    if mode is not None and mode not in MODES:
+        raise BadWish(f"mode must be one of {', '.join(MODES)}")
+    resources, cache = value.get("resources"), value.get("cache")
+    return Wish(
+        image or None,
+        None if resources is None else parse_resources(resources),
+        mode,
+        None if cache is None else _parse_cache(cache),
+    )
+
+
+def _parse_cache(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or len(value) != 1:
+        raise BadWish("cache must have exactly one of emptyDir, hostPath and persistentVolumeClaim")
+    [(kind, source)] = value.items()
+    source = source or {}
+    if kind not in ("emptyDir", "hostPath", "persistentVolumeClaim") or not isinstance(source, dict):
+        raise BadWish("cache must be an object with emptyDir, hostPath or persistentVolumeClaim")
+    if kind == "persistentVolumeClaim" and not isinstance(source.get("claimName"), str):
+        raise BadWish("cache.persistentVolumeClaim.claimName must be a string")
+    if kind == "hostPath":
+        path = source.get("path", "/x")
+        if not isinstance(path, str) or not path.startswith("/") or ".." in path.split("/"):
+            raise BadWish("cache.hostPath.path must be an absolute path")
+    if kind == "emptyDir":
+        source = {name: source[name] for name in ("medium", "sizeLimit") if source.get(name)}
+    return {kind: source}
 
 
 def annotated_wish(annotations: Any) -> Wish:

@@ -67,7 +67,7 @@ def test_control_volume_is_mounted_in_the_sidecar_only() -> None:
     }
     mounts = result["spec"]["initContainers"][0]["volumeMounts"]
     assert mounts[0] == {"name": "juicefs-control", "mountPath": "/run/jfs", "mountPropagation": "Bidirectional"}
-    assert [mount["name"] for mount in mounts] == ["juicefs-control", "juicefs-tmp"]
+    assert [mount["name"] for mount in mounts] == ["juicefs-control", "juicefs-tmp", "juicefs-state"]
     assert [mount["name"] for mount in result["spec"]["containers"][0]["volumeMounts"]] == ["data"]
 
 
@@ -117,7 +117,10 @@ def test_label_and_annotation_join_existing_ones() -> None:
     pod["metadata"]["annotations"] = None
     result = injected(pod, "data")
     assert result["metadata"]["labels"] == {"app": "web", "juicefs.io/injected": "true"}
-    assert result["metadata"]["annotations"] == {"juicefs.io/injected": "1"}
+    assert result["metadata"]["annotations"] == {
+        "juicefs.io/injected": "2",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "juicefs-tmp,juicefs-state",
+    }
 
 
 def test_resources_add_up_and_a_missing_limit_is_no_limit() -> None:
@@ -212,7 +215,12 @@ def test_reinvocation_keeps_what_others_added_to_the_sidecar_and_restores_the_re
     assert restored["command"] == ["jfs", "sidecar", "--control", "/run/jfs"]
     assert "lifecycle" not in restored
     assert restored["securityContext"]["privileged"] is True
-    assert [mount["mountPath"] for mount in restored["volumeMounts"]] == ["/var/run/secrets/eks", "/run/jfs", "/tmp"]
+    assert [mount["mountPath"] for mount in restored["volumeMounts"]] == [
+        "/var/run/secrets/eks",
+        "/run/jfs",
+        "/tmp",
+        "/var/lib/juicefs",
+    ]
     assert {"name": "AWS_ROLE_ARN", "value": "arn"} in restored["env"]
     assert restored["resources"]["limits"]["cpu"] == "2"
     assert inject(again, ours("data"), SETTINGS) == []

@@ -66,12 +66,12 @@ async def test_bound_claims_are_judged_by_their_volume_driver(cluster: Cluster) 
     ]
 
 
-async def test_other_sources_need_no_request(cluster: Cluster) -> None:
+async def test_other_sources_need_no_request_but_for_the_namespace(cluster: Cluster) -> None:
     inline = {"name": "inline", "csi": {"driver": DRIVER}}
     control = {"name": "juicefs-control", "csi": {"driver": DRIVER, "volumeAttributes": {"kind": "control"}}}
     other = {"name": "other", "csi": {"driver": "secrets-store.csi.k8s.io"}}
     assert await cluster.ours({"name": "tmp", "emptyDir": {}}, inline, control, other) == ["inline"]
-    assert cluster.server.requests == []
+    assert cluster.server.requests == [("GET", "/api/v1/namespaces/team")]
 
 
 async def test_unbound_claim_of_our_class(cluster: Cluster) -> None:

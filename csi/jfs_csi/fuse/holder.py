@@ -29,7 +29,8 @@ from jfs_csi.fuse.passing import Packet, receive, send
 log = logging.getLogger("jfs_csi.holder")
 
 Key = tuple[str, str]
-SOCKET = "holder"  # in the driver's directory
+# In the driver's directory. A folder of its own, so that the holder's container sees no mount: its copy would keep that alive.
+SOCKET = ("holder", "s")
 _LIMIT = 1 << 16  # bytes of a packet
 _MOST_HELD = 4096
 _ANSWER_WITHIN = 2.0  # seconds

@@ -93,6 +93,15 @@ class Attributes(Reads):
         if held is not None:
             held.mtime = False
 
+    def _relinked(self, ino: int, attr: Attr) -> Attr:
+        """An own commit about the names of *ino* has left *attr*, which the caches learn; with what is held of a young file."""
+        held = self._held.get(ino)
+        if held is not None:
+            held.committed(attr, held.base)
+            attr = held.want
+        self._cache.set_attr(ino, attr)
+        return attr
+
     async def settle_attrs(self, ino: int) -> None:
         """Returns when what was set on a young file is committed. StoreError."""
         held = self._held.get(ino)

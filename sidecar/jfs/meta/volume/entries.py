@@ -136,11 +136,11 @@ class Entries(Attributes):
         if rules.quotas is not None:
             rules.quotas.settle()
         self._cache.set_attr(parent, linked.parent)
-        self._cache.set_attr(ino, linked.attr)
-        self._cache.set_entry(parent, name, ino, linked.attr.kind)
+        attr = self._relinked(ino, linked.attr)
+        self._cache.set_entry(parent, name, ino, attr.kind)
         self._sustained.discard(ino)
         self._sustained.discard(ino)
-        return linked.attr
+        return attr
 
     # -- removing -------------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class Entries(Attributes):
         if dropped.attr is None:
             self._cache.drop_attr(dropped.ino)
         else:
-            self._cache.set_attr(dropped.ino, dropped.attr)
+            self._relinked(dropped.ino, dropped.attr)
         if dropped.sustained:
             self._sustained.add(dropped.ino)
             return dropped.ino
@@ -323,11 +323,11 @@ class Entries(Attributes):
             return
         self._cache.set_attr(parent, moved.source)
         self._cache.set_attr(newparent, moved.target)
-        self._cache.set_attr(moved.ino, moved.attr)
+        self._relinked(moved.ino, moved.attr)
         self._cache.set_entry(newparent, newname, moved.ino, moved.entry.kind)
         if moved.other is not None and moved.other_attr is not None:
             self._cache.set_entry(parent, name, moved.other.ino, moved.other.kind)
-            self._cache.set_attr(moved.other.ino, moved.other_attr)
+            self._relinked(moved.other.ino, moved.other_attr)
         elif whiteout:
             self._cache.set_entry(parent, name, whiteout, CHAR_DEVICE)
             self._usage.add(constants.align4k(0), 1)

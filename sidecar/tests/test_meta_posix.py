@@ -128,3 +128,24 @@ async def test_sizes_far_away(made: Volume) -> None:
     await meta.truncate(SUPERUSER, ino, (1 << 57) - 1, opened=False)
     await audit(meta.store)
     await meta.unlink(SUPERUSER, 1, b"f")
+
+
+async def test_what_is_held_of_a_young_file_does_not_hide_its_links(made: Volume) -> None:
+    meta = await made.client(hold_attrs=1000.0, attr_timeout=1000.0)
+    ino, _, _ = await meta.create(SUPERUSER, 1, b"f", 0o644, os.O_RDWR)
+    held = meta.hold_attrs(SUPERUSER, ino, AttrChange(mode=0o600))
+    assert held is not None
+    assert (await meta.link(SUPERUSER, ino, 1, b"g")).nlink == 2
+    held = meta.hold_attrs(SUPERUSER, ino, AttrChange(uid=1000))
+    assert held is not None
+    assert (held.nlink, held.mode, held.uid) == (2, 0o600, 1000)
+    await meta.rename(SUPERUSER, 1, b"g", 1, b"h")
+    await meta.unlink(SUPERUSER, 1, b"f")
+    held = meta.hold_attrs(SUPERUSER, ino, AttrChange(uid=1001))
+    assert held is not None
+    assert held == await meta.getattr(ino)
+    assert (held.nlink, held.mode, held.uid) == (1, 0o600, 1001)
+    await meta.release(ino)
+    other = await made.client()
+    attr = (await other.lookup(SUPERUSER, 1, b"h"))[1]
+    assert (attr.nlink, attr.mode, attr.uid) == (1, 0o600, 1001)

@@ -64,15 +64,18 @@ class OpenFiles:
                     await self.meta.settle_attrs(ino)
         elif handle.owners is None or owner not in handle.owners:
             self.files.owned(handle, owner)
+        since = self.files.changes
         if flock:
-            await locks.flock(ino, owner, wanted.kind, wait=wait)
+            attr = await locks.flock(ino, owner, wanted.kind, wait=wait)
         else:
-            await locks.setlk(ino, owner, wanted, wait=wait)
-        if wanted.kind != UNLOCK:
-            since = self.files.changes
-            # Removed by another client, or interrupted: the lock is had all the same.
-            with contextlib.suppress(FsError, asyncio.CancelledError):
-                self.files.seen(ino, await self.meta.refresh(ino), since)
+            attr = await locks.setlk(ino, owner, wanted, wait=wait)
+        if attr is not None:  # else it was given back, or the file has been removed by another client
+            if since != self.files.changes:  # something was written here meanwhile
+                since = self.files.changes
+                # Removed by another client, or interrupted: the lock is had all the same.
+                with contextlib.suppress(FsError, asyncio.CancelledError):
+                    attr = await self.meta.refresh(ino)
+            self.files.seen(ino, attr, since)
 
     # -- ranges -------------------------------------------------------------------------------------------------
 

@@ -137,6 +137,11 @@ class Store(Protocol):
         ...
 
     @property
+    def missing_slice(self) -> int:
+        """What a slice without a record of its references reads as (see `SliceRefKey`)."""
+        ...
+
+    @property
     def restarts(self) -> int:
         """How many attempts had to be run again since the store was opened, for the metrics (format §8.4)."""
         ...
@@ -146,6 +151,12 @@ class Store(Protocol):
         FsError(EAGAIN); see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order.
         An exception of *operation* escapes only when the reads it rests on still hold. StoreUnavailable when the outcome is unknown.
         *operation* must await nothing but its Tx: calling the store inside (allot, get, run) may wait for itself."""
+        ...
+
+    async def run_then_get(
+        self, operation: Callable[[Tx], Awaitable[T]], key: Key[A], *, near: Sequence[int] = ()
+    ) -> tuple[T, A | None]:
+        """As `run`, and the record of *key* as it is after the commit, in the same round trip where the engine can."""
         ...
 
     async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:

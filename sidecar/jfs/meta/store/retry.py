@@ -10,14 +10,17 @@ import errno
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from jfs.errors import Conflict, FsError, StoreUnavailable
+from jfs.meta.model.keys import Key
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import ChangeLog
 from jfs.meta.store.locks import InodeLocks
+from jfs.meta.store.tracking import TrackedTx
 from jfs.metrics import DURATIONS, REGISTRY
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 MAX_ATTEMPTS: Final = 50
@@ -25,6 +28,8 @@ MAX_ATTEMPTS: Final = 50
 
 class TransactionRunner(abc.ABC):
     """What every engine's store inherits: `run` over the engine's `_attempt`."""
+
+    missing_slice: int = TrackedTx.MISSING_SLICE
 
     def __init__(self) -> None:
         self._locks = InodeLocks()
@@ -51,6 +56,18 @@ class TransactionRunner(abc.ABC):
             return await self._run(operation)
         finally:
             self._locks.release(inodes)
+
+    @abc.abstractmethod
+    async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
+        """See `jfs.meta.store.base.Store.get`."""
+
+    async def run_then_get(
+        self, operation: Callable[[Tx], Awaitable[T]], key: Key[A], *, near: Sequence[int] = ()
+    ) -> tuple[T, A | None]:
+        """See `jfs.meta.store.base.Store.run_then_get`."""
+        result = await self.run(operation, near=near)
+        (record,) = await self.get(key)
+        return result, record
 
     async def _run(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         started = time.perf_counter()

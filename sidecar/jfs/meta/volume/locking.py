@@ -10,17 +10,22 @@ after it, with the lock when the try got it. Deadlocks are not detected. One eve
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from typing import Any, Final, TypeVar
 
 from jfs.errors import FsError, StoreError
+from jfs.meta.model.attr import Attr
+from jfs.meta.model.keys import NodeKey
 from jfs.meta.model.locks import END, UNLOCK, WRITE, FlockKey, PlockKey, Range
 from jfs.meta.operations import locking
 from jfs.meta.operations.locking import Tried
 from jfs.meta.store.base import Store, Tx
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 0.001  # seconds
 _LONGEST_PAUSE: Final = 0.010
@@ -44,11 +49,21 @@ class _Waiter:
 
 
 class Locks:
-    """See the module. *sid* gives the own session, which locks are recorded under."""
+    """See the module. *sid* gives the own session, which locks are recorded under; *learn* takes attributes that were read after a
+    lock was had, and the *tick* at which that began."""
 
-    def __init__(self, store: Store, sid: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sid: Callable[[], int],
+        *,
+        tick: Callable[[], int] = lambda: 0,
+        learn: Callable[[int, Attr, int], Attr] = lambda ino, attr, started: attr,
+    ) -> None:
         self._store = store
         self._sid = sid
+        self._tick = tick
+        self._learn = learn
         self._held: dict[_Name, set[int]] = {}
         self._queues: dict[_Name, list[_Waiter]] = {}
         self._late: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -62,22 +77,22 @@ class Locks:
         """Whether *owner* may hold fcntl locks of *ino*."""
         return bool(self._held) and owner in self._held.get((ino, True), ())
 
-    async def flock(self, ino: int, owner: int, kind: int, *, wait: bool) -> None:
-        """Change *owner*'s flock to READ, WRITE or UNLOCK. FsError(EAGAIN) when others are in the way and not *wait*;
-        asyncio.CancelledError ends a wait."""
+    async def flock(self, ino: int, owner: int, kind: int, *, wait: bool) -> Attr | None:
+        """Change *owner*'s flock to READ, WRITE or UNLOCK; the inode's attributes as they were once the lock was had, None when it was
+        given back or the inode is gone. FsError(EAGAIN) when others are in the way and not *wait*; asyncio.CancelledError ends a wait."""
 
         async def operation(tx: Tx) -> Tried:
             return await locking.flock(tx, self._sid(), ino, owner, kind)
 
-        await self._have((ino, False), owner, Range(kind, 0, 0, END), operation, wait=wait)
+        return await self._have((ino, False), owner, Range(kind, 0, 0, END), operation, wait=wait)
 
-    async def setlk(self, ino: int, owner: int, wanted: Range, *, wait: bool) -> None:
+    async def setlk(self, ino: int, owner: int, wanted: Range, *, wait: bool) -> Attr | None:
         """Lock or unlock a range for *owner*; as `flock`."""
 
         async def operation(tx: Tx) -> Tried:
             return await locking.setlk(tx, self._sid(), ino, owner, wanted)
 
-        await self._have((ino, True), owner, wanted, operation, wait=wait)
+        return await self._have((ino, True), owner, wanted, operation, wait=wait)
 
     async def getlk(self, ino: int, owner: int, wanted: Range) -> Range | None:
         """The first lock that *wanted* would wait for; its pid is 0 when it is of another mount."""
@@ -133,25 +148,25 @@ class Locks:
 
     async def _have(
         self, name: _Name, owner: int, wanted: Range, operation: Callable[[Tx], Awaitable[Tried]], *, wait: bool
-    ) -> None:
+    ) -> Attr | None:
         if wanted.kind != UNLOCK and (late := self._late.get((name[0], owner))) is not None:
             await asyncio.shield(late)  # the kernel has given the number of a closed file to another one
         if wanted.kind == UNLOCK and owner not in self._held.get(name, ()):
-            return
+            return None
         if not wait or wanted.kind == UNLOCK:
-            tried = await self._try(name, owner, wanted, operation)
+            tried, attr = await self._try(name, owner, wanted, operation)
             if tried.blocker is not None:
                 raise FsError(errno.EAGAIN)
-            return
+            return attr
         waiter = _Waiter(owner, wanted)
         queue = self._queues.setdefault(name, [])
         queue.append(waiter)
         pause = _FIRST_PAUSE
         try:
             while True:
-                tried = await _whole(self._try(name, owner, wanted, operation))
+                tried, attr = await _whole(self._try(name, owner, wanted, operation))
                 if tried.blocker is None:
-                    return
+                    return attr
                 self._pass_on(name)
                 own = tried.blocker == self._sid()
                 await asyncio.wait([waiter.turn], timeout=_OWN_PAUSE if own else pause)
@@ -164,9 +179,16 @@ class Locks:
             if not queue and self._queues.get(name) is queue:
                 del self._queues[name]
 
-    async def _try(self, name: _Name, owner: int, wanted: Range, operation: Callable[[Tx], Awaitable[Tried]]) -> Tried:
+    async def _try(
+        self, name: _Name, owner: int, wanted: Range, operation: Callable[[Tx], Awaitable[Tried]]
+    ) -> tuple[Tried, Attr | None]:
+        ino, attr = name[0], None
+        started = self._tick()
         try:
-            tried = await self._store.run(operation, near=(name[0],))
+            if wanted.kind == UNLOCK:
+                tried = await self._store.run(operation, near=(ino,))
+            else:
+                tried, attr = await self._store.run_then_get(operation, NodeKey(ino), near=(ino,))
         except StoreError:  # perhaps it was taken: the close will give it back
             self._held.setdefault(name, set()).add(owner)
             raise
@@ -185,7 +207,9 @@ class Locks:
                     waiter.due = False
             if tried.lost:
                 self._pass_on(name)
-        return tried
+        if attr is None or tried.blocker is not None:
+            return tried, None
+        return tried, self._learn(ino, attr, started)
 
     def _pass_on(self, name: _Name) -> None:
         """Wake the first waiter that has reason to try."""
@@ -206,9 +230,14 @@ def _exclude(one: Range, other: Range) -> bool:
     return UNLOCK not in (one.kind, other.kind) and WRITE in (one.kind, other.kind) and _overlap(one, other)
 
 
-async def _whole(attempt: Coroutine[Any, Any, Tried]) -> Tried:
+async def _whole(attempt: Coroutine[Any, Any, tuple[Tried, Attr | None]]) -> tuple[Tried, Attr | None]:
     """Run a try to its end, whoever cancels meanwhile; the cancellation goes on unless the lock was had."""
-    task = asyncio.ensure_future(attempt)
+    try:
+        waits_for = attempt.send(None)
+    except StopIteration as done:  # it did not have to wait, so that nothing could be cancelled
+        tried: tuple[Tried, Attr | None] = done.value
+        return tried
+    task = asyncio.ensure_future(_rest(attempt, waits_for))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -216,6 +245,23 @@ async def _whole(attempt: Coroutine[Any, Any, Tried]) -> Tried:
         except asyncio.CancelledError as error:
             cancelled = error
     tried = task.result()
-    if cancelled is not None and tried.blocker is not None:
+    if cancelled is not None and tried[0].blocker is not None:
         raise cancelled
     return tried
+
+
+@types.coroutine
+def _rest(attempt: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """The rest of a coroutine that has been started and waits for a future."""
+    while True:
+        try:
+            came = yield waits_for
+        except BaseException as error:
+            step = functools.partial(attempt.throw, error)
+        else:
+            step = functools.partial(attempt.send, came)
+        try:
+            waits_for = step()
+        except StopIteration as done:
+            result: T = done.value
+            return result

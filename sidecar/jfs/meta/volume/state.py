@@ -71,7 +71,7 @@ class MountState:
         self._listings: dict[int, asyncio.Task[None]] = {}
         self._opened = OpenTable()
         self._held = HeldAttrs()
-        self.locks = Locks(store, lambda: self.sid)
+        self.locks = Locks(store, lambda: self.sid, tick=self._cache.tick, learn=self._learn)
         self._sustained: set[int] = set()
         self._usage = Usage()
         self._deletion = Deletion(store, delete_objects, options.max_deletes)

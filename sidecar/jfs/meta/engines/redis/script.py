@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from jfs.errors import Conflict
 from jfs.meta.engines.redis import layout
-from jfs.meta.engines.redis.connection import Command, pack
+from jfs.meta.engines.redis.connection import Command, pack, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.engines.redis.outcome import was_made
@@ -90,7 +90,7 @@ def expected(reply: Any) -> bytes:
 class ScriptTx(RedisTx):
     """An attempt whose reads are checked at commit."""
 
-    __slots__ = ("_cache", "_link", "_trust", "guessed")
+    __slots__ = ("_cache", "_link", "_trust", "afterwards", "came", "guessed")
 
     def __init__(self, link: Link, cache: RecordCache, trust: bool) -> None:
         super().__init__()
@@ -98,6 +98,8 @@ class ScriptTx(RedisTx):
         self._cache = cache
         self._trust = trust  # whether the cache may answer
         self.guessed = False  # whether it has
+        self.afterwards: Sequence[Command] = ()  # what is to be read once the commit is made, in its round trip …
+        self.came: Sequence[Any] | None = None  # … and the replies, error replies among them
 
     async def _ask(self, commands: Sequence[Command]) -> Sequence[Any]:
         return await self._link.read(commands)
@@ -208,14 +210,17 @@ class Scripts:
             arguments.append(len(command))
             arguments += command
         packet = pack((b"EVALSHA", self._commit, len(names), *names, *arguments))
+        if tx.afterwards:
+            packet += pack_all(tx.afterwards)
         connection = self._link.shared_now() or await self._link.shared()
         try:
-            (answer,) = await connection.request(packet, 1)
+            answer, *later = await connection.request(packet, 1 + len(tx.afterwards))
         except ConnectionLost as error:
             if error.sent and writes and await was_made(self._link, tx, connection):
                 return
             raise Conflict from error
         if answer == 0:
+            tx.came = later or None
             return
         tx.forget_guesses()
         if isinstance(answer, ServerError):

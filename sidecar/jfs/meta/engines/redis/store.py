@@ -4,16 +4,17 @@ Transactions commit by a server-side script when the server lets us (`script`), 
 both answer the same contract. Reads outside transactions share one pipelined connection.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jfs.errors import Conflict
 from jfs.meta.engines.redis import layout, scans
 from jfs.meta.engines.redis.connection import Command
-from jfs.meta.engines.redis.failures import ConnectionLost
+from jfs.meta.engines.redis.failures import ConnectionLost, first_error
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.engines.redis.outcome import was_made
-from jfs.meta.engines.redis.script import Scripts, lookup_plainly
+from jfs.meta.engines.redis.script import Scripts, ScriptTx, lookup_plainly
 from jfs.meta.engines.redis.startup import check_server
 from jfs.meta.engines.redis.transaction import WatchTx, plain_commands
 from jfs.meta.engines.redis.url import RedisAddress
@@ -24,6 +25,7 @@ from jfs.meta.store.change_log import incremented
 from jfs.meta.store.page import StoredPage
 from jfs.meta.store.retry import TransactionRunner
 
+A = TypeVar("A")
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -63,6 +65,30 @@ class RedisStore(TransactionRunner):
         if self._scripts.usable:
             return await self._scripts.attempt(operation, number, self.change_log)
         return await self._attempt_watching(operation)
+
+    async def run_then_get(
+        self, operation: Callable[[Tx], Awaitable[T]], key: Key[A], *, near: Sequence[int] = ()
+    ) -> tuple[T, A | None]:
+        """See `jfs.meta.store.base.Store.run_then_get`: the reading command travels behind the commit script."""
+        reading = layout.READING[key.kind](key)
+        last: ScriptTx | None = None
+
+        @functools.wraps(operation)
+        async def with_reading(tx: Tx) -> T:
+            nonlocal last
+            last = tx if isinstance(tx, ScriptTx) else None
+            if last is not None:
+                last.afterwards = reading
+            return await operation(tx)
+
+        result = await self.run(with_reading, near=near)
+        replies = last.came if last is not None else None
+        if replies is None or first_error(list(replies)):
+            (record,) = await self.get(key)
+            return result, record
+        if key.kind in layout.REMEMBERED:
+            self._scripts.cache.put(key, replies[0])
+        return result, layout.DECODING[key.kind](key, replies)
 
     async def _attempt_watching(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         async with self._link.borrow() as connection:

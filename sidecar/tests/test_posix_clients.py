@@ -1,0 +1,77 @@
+"""Several clients of one volume, each a mount process of its own, change the same tree at once. At the end no file is lost, all of them
+see the same, and neither our checks nor the real client's find anything wrong. JFS_LOAD_OPERATIONS makes a long run of it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mount_parts import Volume, check_by_real, eventually, mounted, redis_server, tree
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(3600 if "JFS_LOAD_OPERATIONS" in os.environ else 180)]
+
+OPERATIONS = int(os.environ.get("JFS_LOAD_OPERATIONS", "600"))
+NO_CACHES = ("--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0", "--enable-xattr")
+LOAD = Path(__file__).with_name("posix_load.py")
+
+
+@pytest.mark.parametrize(
+    ("engine", "clients", "options"),
+    [
+        ("redis", 2, NO_CACHES),
+        ("redis", 8, ("--enable-xattr",)),
+        ("sqlite3", 2, ("--enable-xattr",)),
+    ],
+)
+def test_clients_at_once(tmp_path: Path, engine: str, clients: int, options: tuple[str, ...]) -> None:
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite3://{tmp_path}/meta.db"
+        if engine == "redis":
+            url = stack.enter_context(redis_server(tmp_path)) + "/1"
+        volume = Volume(url, tmp_path / "bucket").format("--trash-days", "0")
+        with contextlib.ExitStack() as mounts:
+            tops = [
+                mounts.enter_context(mounted(volume, tmp_path / f"mnt{number}", *options)) for number in range(clients)
+            ]
+            (tops[0] / "shared").mkdir()
+            (tops[0] / "own").mkdir()
+            for top in tops:
+                eventually((top / "own").is_dir, f"{top} sees what another client has made")
+            known = work(tops, OPERATIONS // clients)
+            for number, files in enumerate(known):
+                elsewhere = tops[(number + 1) % clients] / "own" / str(number)
+                eventually(lambda place=elsewhere, want=files: found(place) == want, f"all files are in {elsewhere}")
+            eventually(lambda: all(tree(top) == tree(tops[0]) for top in tops[1:]), "all clients see the same tree")
+        check_by_real(volume)
+
+
+def work(tops: list[Path], operations: int) -> list[dict[str, str]]:
+    """Let every client work; what each of them knows to be there."""
+    programs = [
+        subprocess.Popen(
+            [sys.executable, LOAD, top, str(number), str(1000 + number), str(operations)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, top in enumerate(tops)
+    ]
+    known = []
+    with contextlib.ExitStack() as running:
+        for program in programs:
+            running.enter_context(program)
+            running.callback(program.kill)
+        for program in programs:
+            said, complaint = program.communicate(timeout=3000)
+            assert program.returncode == 0, complaint
+            known.append(json.loads(said))
+    return known
+
+
+def found(place: Path) -> dict[str, str]:
+    """Name → hash of the files of a directory."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()}

@@ -245,6 +245,76 @@ def test_refusal_reaches_the_user_as_a_sentence(installed: Installed) -> None:
     assert "JuiceFS sidecar: the pod asks for a user namespace of its own" in answer.stderr
 
 
+def test_a_restricted_namespace_gets_a_sidecar_that_it_lets_in(installed: Installed) -> None:
+    labels = {"juicefs.io/inject": "enabled", "pod-security.kubernetes.io/enforce": "restricted"}
+    team = installed.namespace("restricted", **labels)
+    installed.volume(team, "data")
+    pod = installed.pod(team, "web")
+    pod["spec"]["securityContext"]["seccompProfile"] = {"type": "RuntimeDefault"}
+    for container in [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]:
+        container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    stored = installed.created(pod)
+    sidecar = sidecar_of(stored)
+    assert sidecar is not None
+    assert sidecar["securityContext"]["runAsUser"] == 65534
+    control = next(each for each in stored["spec"]["volumes"] if each["name"] == "juicefs-control")
+    assert control["csi"]["volumeAttributes"]["mode"] == "restricted"
+    # What insists on more is told so by us, before the level refuses it.
+    installed.cluster.kubectl(
+        "annotate", "pv", f"pv-{team}-data", 'juicefs.io/sidecar={"mode":"privileged"}', "--overwrite"
+    )
+
+    def refused() -> bool:
+        answer = installed.cluster.create(
+            {**pod, "metadata": {"name": "insists", "namespace": team}}, "--dry-run=server"
+        )
+        return "set the volume's spec.sidecar.mode to auto or restricted" in answer.stderr
+
+    until(refused, 30, lambda: "not refused")  # volumes are remembered for some seconds
+
+
+def test_a_pod_that_lost_its_sidecar_on_the_way_is_refused(installed: Installed) -> None:
+    """What a webhook after ours would do: here the pod comes so, and ours is not asked before."""
+    team = installed.namespace("stripped", **{"juicefs.io/inject": "enabled"})
+    installed.volume(team, "data")
+    stored = installed.created(installed.pod(team, "web"), "--dry-run=server")
+    validating = installed.cluster.get("validatingwebhookconfiguration", "juicefs-webhook")
+    assert all(each["clientConfig"]["caBundle"] for each in validating["webhooks"])
+    stripped = installed.pod(team, "stripped", labels=stored["metadata"]["labels"])
+    stripped["spec"] = {key: value for key, value in stored["spec"].items() if key != "nodeName"}
+    del stripped["spec"]["initContainers"][0]["restartPolicy"]
+    del stripped["spec"]["initContainers"][0]["startupProbe"]  # only sidecars may have one
+    mutating = installed.cluster.get("mutatingwebhookconfiguration", "juicefs-webhook")
+    patch = json.dumps(
+        {
+            "webhooks": [
+                {"name": each["name"], "matchConditions": [{"name": "off", "expression": "false"}]}
+                for each in mutating["webhooks"]
+            ]
+        }
+    )
+    back = json.dumps(
+        {
+            "webhooks": [
+                {"name": each["name"], "matchConditions": [{"name": "off", "$patch": "delete"}]}
+                for each in mutating["webhooks"]
+            ]
+        }
+    )
+    change = ["patch", "mutatingwebhookconfiguration", "juicefs-webhook", "--type=strategic", "-p"]
+    installed.cluster.kubectl(*change, patch)
+    try:
+
+        def refused() -> bool:
+            answer = installed.cluster.create(stripped, "--dry-run=server")
+            return "has lost its restartPolicy: Always" in answer.stderr
+
+        until(refused, 30, lambda: "the stripped pod was not refused")
+    finally:
+        installed.cluster.kubectl(*change, back)
+    assert sidecar_of(installed.created(installed.pod(team, "again"))) is not None
+
+
 def test_upgrade_keeps_certificates_and_trust(installed: Installed) -> None:
     secret = installed.cluster.get("secret", "juicefs-webhook-tls", "-n", SYSTEM)
     assert set(secret["data"]) == {"ca.crt", "ca.key", "tls.crt", "tls.key"}
@@ -264,7 +334,7 @@ def test_upgrade_keeps_certificates_and_trust(installed: Installed) -> None:
     [
         (
             "juicefs-webhook",
-            ["get pvc -A", "list pv", "get secret/juicefs-webhook-tls", "get juicefsvolumes -A"],
+            ["get pvc -A", "list pv", "get secret/juicefs-webhook-tls", "get juicefsvolumes -A", "get namespaces"],
             [
                 "list secrets",
                 "get secret/other",
@@ -272,6 +342,8 @@ def test_upgrade_keeps_certificates_and_trust(installed: Installed) -> None:
                 "delete secret/juicefs-webhook-tls",
                 "list pvc -A",
                 "patch mutatingwebhookconfiguration/other",
+                "patch validatingwebhookconfiguration/other",
+                "list namespaces",
                 "create pods",
                 "delete pv",
             ],

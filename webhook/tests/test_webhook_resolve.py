@@ -251,3 +251,30 @@ def test_label_selectors_as_query() -> None:
     }
     assert label_selector(selector) == "a=1,b=2,c in (x,y),d notin (z),e,!f"
     assert label_selector({"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}) is None
+
+
+async def test_mode_and_cache_come_from_the_persistent_volume_and_the_namespace(cluster: Cluster) -> None:
+    cluster.server.put(
+        "/api/v1/namespaces/team", {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    )
+    cluster.claim("mine", annotations={"juicefs.io/sidecar": '{"mode":"privileged"}'}, volumeName="jfsv-1")
+    cluster.persistent_volume(
+        "jfsv-1",
+        wish={"cache": {"emptyDir": {"sizeLimit": "1Gi"}}},
+        mountOptions=["cache-dir=/var/jfsCache", "cache-dir=/usr"],
+    )
+    found = await cluster.resolve(claim_volume("a", "mine"))
+    # A claim's own wish for rights is not heard; a directory that cannot be costs the cache, not the pod.
+    assert found.mode == "restricted"
+    assert found.volumes[0].wish.cache == {"emptyDir": {"sizeLimit": "1Gi"}}
+    assert found.volumes[0].cache_directories == ()
+    assert "cache-dir=/usr cannot be" in found.warnings[0]
+
+
+async def test_cache_of_a_volume_whose_claim_does_not_exist_yet(cluster: Cluster) -> None:
+    spec = {"cache": {"hostPath": {"path": "/ssd"}}, "sidecar": {"mode": "restricted"}}
+    cluster.server.put(juicefs_volumes("soon"), {"metadata": {"name": "soon"}, "spec": spec})
+    found = await cluster.resolve(claim_volume("a", "soon"))
+    assert found.mode == "restricted"
+    assert found.volumes[0].cache_directories == ("/var/jfsCache",)
+    assert found.volumes[0].wish.cache == {"hostPath": {"path": "/ssd"}}

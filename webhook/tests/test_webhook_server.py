@@ -33,9 +33,9 @@ class Running:
     stop: asyncio.Event
     task: asyncio.Task[None]
 
-    async def post(self, body: bytes, content_type: str = "application/json") -> tuple[int, str]:
+    async def post(self, body: bytes, content_type: str = "application/json", path: str = "/mutate") -> tuple[int, str]:
         async with self.session.post(
-            self.mutate,
+            self.mutate.removesuffix("/mutate") + path,
             data=io.BytesIO(body),
             headers={"Content-Type": content_type},
             ssl=self.tls,
@@ -43,7 +43,7 @@ class Running:
         ) as response:
             return response.status, await response.text()
 
-    async def review(self, pod: dict[str, Any], namespace: str = "team") -> dict[str, Any]:
+    async def review(self, pod: dict[str, Any], namespace: str = "team", path: str = "/mutate") -> dict[str, Any]:
         request = {
             "uid": "u-1",
             "kind": {"group": "", "version": "v1", "kind": "Pod"},
@@ -52,7 +52,7 @@ class Running:
             "object": pod,
         }
         document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
-        status, text = await self.post(json.dumps(document).encode())
+        status, text = await self.post(json.dumps(document).encode(), path=path)
         assert status == 200, text
         response: dict[str, Any] = json.loads(text)["response"]
         assert response["uid"] == "u-1"
@@ -213,3 +213,16 @@ async def test_port_that_is_taken_is_an_error_before_anything_starts() -> None:
         address = taken.getsockname()
         with pytest.raises(OSError, match="in use"):
             listen(address[1])
+
+
+async def test_the_last_look_refuses_a_pod_that_lost_its_sidecar(running: Running) -> None:
+    running.api.put(claims("data"), {"metadata": {}, "spec": {"volumeName": "jfsv"}})
+    running.api.put(persistent_volumes("jfsv"), {"metadata": {}, "spec": {"csi": {"driver": "sidecar.juicefs.io"}}})
+    pod = pod_with(claim_volume("data", "data"))
+    patch = json.loads(base64.b64decode((await running.review(pod))["patch"]))
+    stored = patched(pod, patch)
+    assert (await running.review(stored, path="/validate"))["allowed"] is True
+    del stored["spec"]["initContainers"][0]["restartPolicy"]
+    answer = await running.review(stored, path="/validate")
+    assert answer["allowed"] is False
+    assert "has lost its restartPolicy" in answer["status"]["message"]

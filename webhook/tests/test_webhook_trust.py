@@ -234,3 +234,13 @@ async def test_configuration_that_never_stands_still_is_an_error(server: tuple[F
     fake.failures["PATCH"] = [409] * 20
     with pytest.raises(ApiError, match="being changed by somebody else"):
         await Trust(client, IDENTITY).round()
+
+
+async def test_the_validating_configuration_is_kept_too(server: tuple[FakeApiServer, ApiClient]) -> None:
+    fake, client = server
+    path = CONFIGURATION.replace("mutating", "validating")
+    fake.put(path, {"metadata": {"name": "hook-configuration"}, "webhooks": [{"name": "c", "clientConfig": {}}]})
+    trust = Trust(client, IDENTITY)
+    await trust.round()
+    written = fake.objects[path]["webhooks"][0]["clientConfig"]["caBundle"]
+    assert base64.b64decode(written) == bundles(fake)[0]

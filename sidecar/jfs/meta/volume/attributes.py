@@ -235,11 +235,6 @@ class Attributes(Reads):
         self._cache.set_attr(ino, attr)
         self._opened.changed(ino, attr, attr, None)
 
-    def _set_attr(self, ino: int, attr: Attr) -> None:
-        """Attributes that an own commit has left, of which none is about content."""
-        self._cache.set_attr(ino, attr)
-        self._opened.changed(ino, attr, attr, None)
-
     async def _set_acl(self, caller: Caller, ino: int, name: bytes, rule: Rule) -> None:
         self._check_writable()
         if self._held:

@@ -139,7 +139,6 @@ class Entries(Attributes):
         attr = self._relinked(ino, linked.attr)
         self._cache.set_entry(parent, name, ino, attr.kind)
         self._sustained.discard(ino)
-        self._sustained.discard(ino)
         return attr
 
     # -- removing -------------------------------------------------------------------------------------------------
@@ -328,9 +327,6 @@ class Entries(Attributes):
         if moved.other is not None and moved.other_attr is not None:
             self._cache.set_entry(parent, name, moved.other.ino, moved.other.kind)
             self._relinked(moved.other.ino, moved.other_attr)
-        elif whiteout:
-            self._cache.set_entry(parent, name, whiteout, CHAR_DEVICE)
-            self._usage.add(constants.align4k(0), 1)
         elif whiteout:
             self._cache.set_entry(parent, name, whiteout, CHAR_DEVICE)
             self._usage.add(constants.align4k(0), 1)

@@ -14,7 +14,8 @@ from jfs.chunk.local.interface import LocalCache
 from jfs.chunk.local.memory import MemoryCache
 from jfs.chunk.local.options import MEMORY, CacheOptions, default_directory, directories
 from jfs.chunk.local.staging import Staging, StagingOptions
-from jfs.chunk.prefetch import LAZY_QUEUE, QUIET, Prefetcher
+from jfs.chunk.memory import keep_blocks
+from jfs.chunk.prefetch import LAZY_QUEUE, NEVER, Prefetcher
 from jfs.chunk.rate import RateLimit
 from jfs.format.setting import Setting
 from jfs.metrics import REGISTRY
@@ -28,6 +29,7 @@ _DEFAULT_SIZE: Final = MountConfig().cache_size
 
 async def open_blocks(storage: ObjectStorage, config: MountConfig, current: Callable[[], Setting]) -> BlockStore:
     """The blocks of the volume with the setting *current* (asked again for limits that may change), its cache begun. Owns *storage*."""
+    keep_blocks()
     setting = current()
     cache = _cache(config, setting)
     blocks = BlockStore(
@@ -75,7 +77,7 @@ def prefetcher(blocks: BlockStore, config: MountConfig) -> Prefetcher | None:
         return Prefetcher(blocks.fill, config.prefetch)
     if not config.cache_dir:  # a directory is read as fast as a copy of it
         return None
-    return Prefetcher(blocks.fill, 1, queue=LAZY_QUEUE, quiet=QUIET)
+    return Prefetcher(blocks.fill, 1, queue=LAZY_QUEUE, hot=NEVER)
 
 
 def cache_roots(config: MountConfig, volume: str) -> str:

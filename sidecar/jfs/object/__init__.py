@@ -8,5 +8,5 @@ Place in the flow: below `chunk` (blocks) and used directly by the `format`, `de
 - `prefixed.py`, `encrypted.py` (with `encryption.py`), `sharded.py`   wrappers, in this order from the outside in
 - `selftest.py`  what `format` does before it trusts a storage
 
-Only `s3*.py` import aiobotocore and aiohttp, and only when an S3 storage is opened.
+Only `s3*.py` import aiobotocore, and only when an S3 storage is opened.
 """

@@ -1,6 +1,6 @@
 """Objects in an S3 bucket (format §2.5, §6.3): Amazon's or any other endpoint that speaks its protocol.
 
-Blocks are got, put and deleted by signed requests of our own over aiohttp, since these cost a third to a fifth of the CPU
+Blocks are got, put and deleted by signed requests of our own (`http`), since these cost a fifth of the CPU
 that aiobotocore takes for them; listings, bucket calls and credentials of the environment are aiobotocore's (`s3_control`,
 imported when needed).
 Invariants: every put carries the CRC-32C of the object as `x-amz-meta-crc32c`; a full get verifies it when it is there.
@@ -13,14 +13,9 @@ import random
 import re
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import aiohttp
-from aiohttp import hdrs
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import Payload
 from crc32c import crc32c
-from yarl import URL
 
 from jfs.errors import (
     ConfigError,
@@ -33,35 +28,13 @@ from jfs.errors import (
 )
 from jfs.object.base import Data, ObjectInfo
 from jfs.object.connect import StorageOptions
+from jfs.object.http import HttpAnswer, HttpClient
 from jfs.object.s3_address import BucketAddress
 from jfs.object.s3_signing import Credentials, Signer
 
-_PIECE: Final = 256 << 10  # bytes handed to the transport at once
 _TRANSIENT: Final = frozenset((408, 429, 500, 502, 503, 504))
 _CHECKSUM: Final = "x-amz-meta-crc32c"
 _ERROR_CODE: Final = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
-
-
-class _Answer(NamedTuple):
-    status: int
-    headers: Any  # a multidict
-    body: Data
-
-
-class _Body(Payload):
-    """A buffer sent in pieces without being copied whole."""
-
-    def __init__(self, data: memoryview) -> None:
-        super().__init__(data, content_type="application/octet-stream")
-        self._data = data
-        self._size = len(data)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a block is no text")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        for at in range(0, len(self._data), _PIECE):
-            await writer.write(self._data[at : at + _PIECE])
 
 
 class S3Storage:
@@ -91,7 +64,7 @@ class S3Storage:
         self._finding = asyncio.Lock()
         self._signer = Signer(address.region)
         self._base = f"{address.scheme}://{address.host}"
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
 
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         headers: dict[str, str] = {}
@@ -134,9 +107,9 @@ class S3Storage:
         answer = await self._ask("HEAD", key, {})
         if answer.status != 200:
             raise self._explain("look at", key, answer)
-        modified = answer.headers.get(hdrs.LAST_MODIFIED)
+        modified = answer.headers.get("last-modified")
         mtime = parsedate_to_datetime(modified).timestamp() if modified else 0.0
-        return ObjectInfo(key, int(answer.headers.get(hdrs.CONTENT_LENGTH, 0)), mtime)
+        return ObjectInfo(key, int(answer.headers.get("content-length", 0)), mtime)
 
     async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[ObjectInfo]:
         control = self._control()
@@ -150,21 +123,21 @@ class S3Storage:
         return
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
     def describe(self) -> str:
         return f"s3://{self._address.endpoint}/{self._address.bucket}/"
 
-    async def _ask(self, method: str, key: str, headers: dict[str, str], data: memoryview | None = None) -> _Answer:
+    async def _ask(self, method: str, key: str, headers: dict[str, str], data: memoryview | None = None) -> HttpAnswer:
         """Send a request, again while its failure is transient and tries are left; any other answer is the caller's."""
         tried = 0
         while True:
             tried += 1
             try:
                 answer = await self._send(method, key, dict(headers), data)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (TimeoutError, OSError) as error:
                 if tried >= self._options.tries:
                     reason = str(error) or type(error).__name__
                     raise ObjectUnavailable(
@@ -175,34 +148,24 @@ class S3Storage:
                     return answer
             await asyncio.sleep(random.uniform(0.5, 1.0) * self._options.first_pause * 2 ** (tried - 1))
 
-    async def _send(self, method: str, key: str, headers: dict[str, str], data: memoryview | None) -> _Answer:
+    async def _send(self, method: str, key: str, headers: dict[str, str], data: memoryview | None) -> HttpAnswer:
         path = self._address.path(key)
         credentials = self._static or await self._credentials()
         if credentials is not None:
             self._signer.sign(credentials, method, self._address.host, path, headers)
-        session = self._session or self._open_session()
-        async with session.request(
-            method,
-            URL(self._base + path, encoded=True),
-            headers=headers,
-            data=_Body(data) if data is not None else None,
-            allow_redirects=False,
-        ) as response:
-            body = b"" if method == "HEAD" else await _body(response)
-            return _Answer(response.status, response.headers, body)
+        client = self._client or self._open_client()
+        return await client.request(method, path, headers, data)
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_client(self) -> HttpClient:
         options = self._options
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=options.connections, ssl=self._address.verify, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=options.connect_timeout, sock_read=options.idle_timeout
-            ),
-            headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "jfs"},  # never a recoded body
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
+        self._client = HttpClient(
+            self._base,
+            verify=self._address.verify,
+            limit=options.connections,
+            connect_timeout=options.connect_timeout,
+            idle_timeout=options.idle_timeout,
         )
-        return self._session
+        return self._client
 
     async def _credentials(self) -> Credentials | None:
         """Static ones, or those of the environment; None to send unsigned requests."""
@@ -227,7 +190,7 @@ class S3Storage:
 
         return S3Control(self._address, self._options.connect_timeout, self._options.idle_timeout)
 
-    def _explain(self, action: str, key: str, answer: _Answer) -> ObjectError:
+    def _explain(self, action: str, key: str, answer: HttpAnswer) -> ObjectError:
         code = _code(answer)
         what = f"{key} in {self.describe()}"
         if answer.status == 404 and code == "NoSuchBucket":
@@ -246,22 +209,7 @@ class S3Storage:
         return ObjectUnavailable(f"the object storage failed to {action} {what}: {code or 'status'} {answer.status}")
 
 
-async def _body(response: aiohttp.ClientResponse) -> Data:
-    """The whole body, received into one buffer when its length is announced."""
-    length = response.content_length
-    if not length or length < _PIECE:
-        return await response.read()
-    body = memoryview(bytearray(length))
-    at = 0
-    async for piece in response.content.iter_any():
-        body[at : at + len(piece)] = piece
-        at += len(piece)
-    if at != length:
-        raise aiohttp.ClientPayloadError(f"{at} bytes came where {length} were announced")
-    return body
-
-
-def _code(answer: _Answer) -> str:
+def _code(answer: HttpAnswer) -> str:
     """The error code of an answer; HEAD has none."""
     found = _ERROR_CODE.search(bytes(answer.body[:4096]))
     return found.group(1).decode() if found else ""

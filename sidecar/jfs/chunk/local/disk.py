@@ -29,8 +29,9 @@ from jfs.object.pread import FileReads
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _OPEN: Final = 256  # blocks kept open: opening costs more than a small read
-_QUEUE: Final = 32 << 20  # bytes waiting to be written; more are dropped
-_BATCH: Final = 16  # blocks written in one go
+_QUEUE: Final = 64 << 20  # bytes waiting to be written; more are dropped
+_BATCH: Final = 32  # blocks written in one go …
+_BATCH_BYTES: Final = 4 << 20  # … or bytes: their memory comes back only then
 TICK: Final = 10.0  # seconds between looks at the directories
 _IDLE: Final = 10.0  # seconds after which an open block is closed, so that an evicted file gives its room back
 
@@ -317,12 +318,14 @@ class DiskCache:
 
     async def _write_some(self) -> None:
         batch: list[tuple[int, CacheDirectory, str, Data]] = []
+        size = 0
         for number, data in self._pending.items():
             key = self.key(*block_of(number), len(data))
             directory = self.home(key)
             if directory is not None:
                 batch.append((number, directory, key, data))
-            if len(batch) == _BATCH:
+                size += len(data)
+            if len(batch) == _BATCH or size >= _BATCH_BYTES:
                 break
         else:
             known = {each[0] for each in batch}

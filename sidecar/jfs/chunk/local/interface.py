@@ -40,7 +40,7 @@ class LocalCache(Protocol):
         ...
 
     def put(self, slice_id: int, indx: int, data: Data, *, force: bool = False) -> bool:
-        """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped, except with *force*."""
+        """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped unless *force*d."""
         ...
 
     def missed(self, count: int) -> None:

@@ -26,6 +26,8 @@ class Attachment:
     phase: Phase = Phase.WAITING
     was_ready: bool = False  # the application may be running on this mount
     updating: bool = False  # UPDATE is out
+    announces: bool = False  # the UPDATE brings something new
+    tries_on: bool = False  # a worker died, its successor does not start yet, and the sidecar goes on trying by itself
     failures: int = 0
     failure: str = ""
     resumed: bool = False  # the ATTACH that is out continues a connection that was served before

@@ -23,7 +23,7 @@ from typing import Any
 
 from jfs_api import names
 
-from jfs_csi.control import frames
+from jfs_csi.control import frames, watching
 from jfs_csi.control.actions import (
     Account,
     Action,
@@ -47,8 +47,6 @@ RETRY_LONGEST = 30.0
 RETRY_UNCORRECTED_FIRST = 5.0
 RETRY_UNCORRECTED_LONGEST = 60.0
 MOUNT_LOST = "MountLost"
-STALLED_AFTER_MS = 30_000  # a request that waits so long is told to the pod's owner …
-RECOVERED_BELOW_MS = 5_000  # … and that it no longer does
 
 
 class PodControl:
@@ -105,15 +103,20 @@ class PodControl:
             generation = max(generation, self._former.pop(volume, 0))
             attachment = self.volumes[volume] = Attachment(volume, generation=generation)
         before = (attachment.secrets, attachment.options, attachment.read_only)
+        # After a restart of ours nobody knows what the sidecar works with: it is told, and only it knows if that is new.
+        known = attachment.secrets is not None
         changed = before != (secrets, options, read_only)
         attachment.secrets, attachment.options, attachment.read_only = secrets, options, read_only
         attachment.restricted = restricted
         if volume in self._reported:
             return self._adopt(attachment, self._reported.pop(volume))
+        if attachment.phase is Phase.ATTACHING and changed and attachment.tries_on:
+            return self._attach(attachment)  # it is trying on with what does not work
         if attachment.phase is Phase.WAITING and (changed or not attachment.failures):
             attachment.failures = 0
             return self._attach(attachment)
         if attachment.phase is Phase.READY and changed:
+            attachment.announces = known
             return self._update(attachment)
         return []
 
@@ -162,17 +165,8 @@ class PodControl:
         """So many seconds after the session's end: say so if there is still no sidecar."""
         if self.session is not None:
             return []
-        actions: list[Action] = []
-        for attachment in self.volumes.values():
-            if attachment.was_ready and attachment.away_since is not None and not attachment.stalled:
-                attachment.stalled = True
-                waits = "wait" if self._kept(attachment.volume) else "fail"
-                text = (
-                    f"The sidecar has been gone for {seconds:.0f} s; operations on volume {attachment.volume} {waits}"
-                    " until the kubelet has started it again."
-                )
-                actions.append(Notify(names.EVENT_STALLED, attachment.volume, text))
-        return actions
+        each = [watching.away(one, seconds, self._kept(one.volume) is not None) for one in self.volumes.values()]
+        return [action for actions in each for action in actions]
 
     # --- session -----------------------------------------------------------------------------------------------
 
@@ -255,7 +249,7 @@ class PodControl:
                     case frames.Deposit():
                         return [Keep(attachment.volume, frame.init)]
                     case frames.Succession():
-                        return self._succeeded(attachment, frame)
+                        return watching.succeeded(attachment, frame)
 
     # --- transitions -------------------------------------------------------------------------------------------
 
@@ -268,7 +262,7 @@ class PodControl:
         if attachment.restricted and handover is None:
             return [Mount(attachment.volume)]
         attachment.generation += 1
-        attachment.phase = Phase.ATTACHING
+        attachment.phase, attachment.tries_on = Phase.ATTACHING, False
         attachment.beat = None
         attachment.resumed = handover is not None and handover.resume
         frame = frames.attach(
@@ -297,11 +291,11 @@ class PodControl:
 
     def _adopt(self, attachment: Attachment, generation: int) -> list[Action]:
         attachment.generation = generation
-        attachment.phase = Phase.READY
+        attachment.phase, attachment.tries_on = Phase.READY, False
         attachment.was_ready = True
         attachment.failures = 0
         attachment.away_since = None
-        return [Store(attachment.volume, generation, True), *self._recovered(attachment)]
+        return [Store(attachment.volume, generation, True), *watching.recovered(attachment)]
 
     def _ready(self, attachment: Attachment) -> list[Action]:
         volume = attachment.volume
@@ -323,44 +317,11 @@ class PodControl:
         )
         return [*actions, Account(1, stall, 0), Notify(names.EVENT_SIDECAR_RESTARTED, volume, message)]
 
-    def _succeeded(self, attachment: Attachment, frame: frames.Succession) -> list[Action]:
-        before, attachment.succession = attachment.succession, frame
-        restarts = frame.restarts - (before.restarts if before is not None else 0)
-        replayed = frame.replayed - (before.replayed if before is not None else 0)
-        # The first figures after a restart of ours tell of what happened before it: those were counted, or missed.
-        if before is None or restarts <= 0:
-            return []
-        stall = frame.last_stall_ms / 1000
-        message = (
-            f"The client of volume {attachment.volume} ended and was replaced; what was open stays open. Operations"
-            f" waited {stall:.3f} s."
-        )
-        return [
-            Account(restarts, stall, max(0, replayed)),
-            Notify(names.EVENT_SIDECAR_RESTARTED, attachment.volume, message),
-        ]
-
     def _beat(self, beat: frames.VolumeBeat) -> list[Action]:
         attachment = self.volumes.get(beat.volume)
         if attachment is None or attachment.generation != beat.generation:
             return []
-        attachment.beat = beat
-        if attachment.stalled and beat.oldest_ms < RECOVERED_BELOW_MS:
-            return self._recovered(attachment)
-        if attachment.stalled or beat.oldest_ms < STALLED_AFTER_MS:
-            return []
-        attachment.stalled = True
-        message = (
-            f"An operation on volume {beat.volume} has been waiting for {beat.oldest_ms // 1000} s, {beat.inflight} in all:"
-            " metadata engine or object storage do not answer."
-        )
-        return [Notify(names.EVENT_STALLED, beat.volume, message)]
-
-    def _recovered(self, attachment: Attachment) -> list[Action]:
-        if not attachment.stalled:
-            return []
-        attachment.stalled = False
-        return [Notify(names.EVENT_RECOVERED, attachment.volume, f"Volume {attachment.volume} answers again.")]
+        return watching.beaten(attachment, beat)
 
     def _failed(self, attachment: Attachment, frame: frames.Failed) -> list[Action]:
         message = redact(frame.message, attachment.secrets)
@@ -370,6 +331,13 @@ class PodControl:
             attachment.updating = False
             text = f"Volume {attachment.volume} works on as it was, its new options or credentials do not: {message}"
             actions: list[Action] = [Notify(names.EVENT_MOUNT_FAILED, attachment.volume, text)]
+        elif self._tries_on(attachment, frame):
+            if attachment.phase is Phase.READY:
+                attachment.away_since = self._clock()
+            attachment.phase, attachment.resumed, attachment.tries_on = Phase.ATTACHING, True, True
+            code = redact(frame.code, attachment.secrets)
+            text = f"Volume {attachment.volume} is not served ({code}), its operations wait: {message}"
+            return [Notify(names.EVENT_MOUNT_FAILED, attachment.volume, text)]
         else:
             if attachment.phase is Phase.READY:
                 attachment.away_since = self._clock()
@@ -392,6 +360,17 @@ class PodControl:
             first, longest = RETRY_FIRST, RETRY_LONGEST
         delay = min(longest, first * 2 ** min(attachment.failures - 1, 10))
         return [*actions, RetryAfter(attachment.volume, attachment.generation, delay)]
+
+    def _tries_on(self, attachment: Attachment, frame: frames.Failed) -> bool:
+        """Whether the sidecar itself goes on trying: a successor of a worker that served could not start, and the connection
+        lives. It says READY of the same generation when it works."""
+        return (
+            self.proto >= 2
+            and (attachment.phase is Phase.READY or attachment.tries_on)
+            and attachment.was_ready
+            and frame.code != MOUNT_LOST
+            and self._kept(attachment.volume) is not None
+        )
 
     def _lost(self, attachment: Attachment, why: str) -> list[Action]:
         if not attachment.was_ready:

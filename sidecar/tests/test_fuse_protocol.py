@@ -8,11 +8,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from jfs import eager
 from jfs.errors import FsError
 from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, SKIP_TRASH
 from jfs.fuse import inode_flags, requests
 from jfs.fuse.connection import Agreed
-from jfs.fuse.kernel import eager, extensions, listing, protocol, session
+from jfs.fuse.kernel import extensions, listing, protocol, session
 from jfs.fuse.mounting import MountError
 from jfs.fuse.requests import Timeouts
 from jfs.meta.model.attr import Attr

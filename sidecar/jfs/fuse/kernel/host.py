@@ -3,7 +3,9 @@
 One reader callback of the event loop takes a bounded burst of requests; a handler that does not have to wait is answered
 before the next request is read (`eager`). The receive buffer is reused: names and values are copied out by the decoders,
 and a write whose handler suspends keeps the buffer until it has ended, another one taking its place.
-Invariant: every request gets exactly one reply, except FORGET, BATCH_FORGET and INTERRUPT, which get none.
+Invariant: every request gets exactly one reply, except FORGET, BATCH_FORGET and INTERRUPT, which get none, and those that a
+successor on the same connection is left to answer (`leave`). A host that succeeds another (`connection`) sees no INIT, has
+what its predecessor left unanswered queued again, and shows the kernel nothing that it could take for a new file system.
 Notifications to the kernel may block on locks that a request under way holds, so they are written by a thread of their own.
 """
 
@@ -19,12 +21,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
+from jfs import eager
+from jfs.format.constants import SPECIAL
 from jfs.fuse.accounting import Accounting, Operation, errno_of
+from jfs.fuse.connection import Agreed, Connection, clone, resend
 from jfs.fuse.handlers import Handlers
-from jfs.fuse.kernel import eager, extensions, interrupts, protocol, session
+from jfs.fuse.kernel import extensions, interrupts, protocol, session
 from jfs.fuse.kernel.listing import Listings
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
 from jfs.meta.volume import Caller
+from jfs.survival.journal import RESENT, Journal
 
 log = logging.getLogger("jfs.fuse")
 
@@ -33,6 +39,7 @@ _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside ma
 _SPARE: Final = 4  # buffers kept
 _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
 _DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
+_PATIENT: Final = ("setlkw", "virtual")  # may wait for long without anything being wrong
 
 
 class _Prepared(NamedTuple):
@@ -40,6 +47,7 @@ class _Prepared(NamedTuple):
     handler: Callable[..., Any]
     decode: protocol.Decoder
     encode: protocol.Encoder
+    once: bool  # must not be done again when the kernel repeats it
 
 
 class KernelHost:
@@ -53,16 +61,30 @@ class KernelHost:
         *,
         max_io: int = 1 << 20,
         readahead_kib: int = 1024,
+        connection: Connection | None = None,
+        resend: bool = True,
+        journal: Journal | None = None,
     ) -> None:
+        """With *connection* an existing one is served and nothing mounted. Without *resend* the host behaves as on kernels older
+        than 6.9. With *journal* requests that must not be done twice carry what a predecessor left of them."""
         self._handlers = handlers
         self._accounting = accounting
         self._spec = spec
-        self._max_io = max_io
+        self._max_io = max_io if connection is None else max(max_io, connection.agreed.max_write)
+        self._given = connection
+        self._journal = journal
+        self._repeating = False  # requests that the kernel repeats may still come
+        self.repeated = 0
+        self._resend = resend
+        self.agreed: Agreed | None = None
+        self._left = False
         self._caller = handlers.caller
         self._readahead_kib = readahead_kib
         self._valid = protocol.Valid.of(handlers.timeouts)
         self._table = {
-            opcode: _Prepared(accounting.operation(name), getattr(handlers, name), decode, encode)
+            opcode: _Prepared(
+                accounting.operation(name), getattr(handlers, name), decode, encode, opcode in protocol.ONCE
+            )
             for opcode, (name, decode, encode) in {**protocol.OPERATIONS, **extensions.OPERATIONS}.items()
         }
         listings = Listings(handlers, self._valid)
@@ -70,9 +92,8 @@ class KernelHost:
             self._table[opcode] = self._table[opcode]._replace(handler=listing)
         for opcode in extensions.LOCKING:
             self._table[opcode] = self._table[opcode]._replace(handler=self._noted(self._table[opcode].handler))
-        if handlers.acls:
-            for opcode in protocol.UMASK_AT:
-                self._table[opcode] = self._with_umask(opcode, self._table[opcode])
+        for opcode in protocol.UMASK_AT:
+            self._table[opcode] = self._with_umask(opcode, self._table[opcode])
         if not handlers.xattrs:  # the kernel then never asks again, nor looks for capabilities at each write
             for opcode in (21, 22, 23, 24):
                 del self._table[opcode]
@@ -81,16 +102,17 @@ class KernelHost:
         self._attached: Attached | None = None
         self._fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: dict[int, tuple[eager.Run, str]] = {}
+        self._running: dict[int, tuple[eager.Run, str, float]] = {}
         self._idle = asyncio.Event()
         self._spare: list[bytearray] = []
-        self._take_buffer(bytearray(max_io + _HEADROOM))
+        self._take_buffer(bytearray(self._max_io + _HEADROOM))
         self._ended: asyncio.Future[None] | None = None
         self._agreed: asyncio.Future[None] | None = None
         self.invalidator = _Notifier()
 
     def _with_umask(self, opcode: int, prepared: _Prepared) -> _Prepared:
-        """The entry whose handler is told the caller's umask, which the kernel leaves to us: a default ACL takes its place."""
+        """The entry whose handler is told the caller's umask: with ACLs the kernel leaves it to us, as a default ACL takes its place;
+        without it has been applied, and is only logged."""
         decode, handler = prepared.decode, prepared.handler
 
         def decode_with_umask(node: int, view: protocol.Buffer, end: int) -> protocol.Arguments:
@@ -116,16 +138,40 @@ class KernelHost:
         """Requests whose handlers are waiting for something."""
         return len(self._running)
 
+    @property
+    def oldest(self) -> float:
+        """Seconds that the oldest of them has been waiting; waits for locks and for virtual files do not count."""
+        started = next((started for _, name, started in self._running.values() if name not in _PATIENT), None)
+        return time.perf_counter() - started if started is not None else 0.0
+
+    @property
+    def connection(self) -> Connection | None:
+        """What a successor needs, once INIT is settled; the descriptor stays this host's."""
+        if self.agreed is None or self._attached is None:
+            return None
+        return Connection(self._attached.fd, self.agreed, True)
+
     def _take_buffer(self, buffer: bytearray) -> None:
         self._buffer = buffer
         self._view = memoryview(buffer)
         self._vector = (buffer,)
 
     async def mount(self) -> None:
-        """Attach the mountpoint; requests wait in the kernel until `serve`."""
-        self._attached = Attached(self._spec)
+        """Attach the mountpoint, or take the connection over; requests wait in the kernel until `serve`."""
+        given = self._given
+        self._attached = Attached(self._spec) if given is None else Attached.adopted(self._spec, os.dup(given.fd))
         self._fd = self._attached.fd
+        if given is not None:
+            self.agreed = given.agreed
+            self._serve_apart()
         self.invalidator.open(self._fd)
+
+    def _serve_apart(self) -> None:
+        """Where the kernel cannot queue requests again, they must at least fail when this process dies: read them from a
+        descriptor that nobody else has. Only root can; others are given such a one by whoever mounted."""
+        if self.agreed is not None and not self.agreed.resends and self._attached is not None and os.geteuid() == 0:
+            with contextlib.suppress(OSError):
+                self._fd = clone(self._attached.fd)
 
     async def serve(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Answer requests until the file system is unmounted or `close`."""
@@ -136,10 +182,13 @@ class KernelHost:
 
         async def announce(agreed: asyncio.Future[None]) -> None:
             await agreed
-            await asyncio.to_thread(set_read_ahead, self._spec.mountpoint, self._readahead_kib)
+            if self._given is None:
+                await asyncio.to_thread(set_read_ahead, self._spec.mountpoint, self._readahead_kib)
             await ready()
 
         announcement = asyncio.create_task(announce(self._agreed))
+        if self._given is not None:
+            self._take_over(self._given)
         try:
             await asyncio.wait((announcement, self._ended), return_when=asyncio.FIRST_COMPLETED)
             if announcement.done():
@@ -151,6 +200,25 @@ class KernelHost:
             if self._fd >= 0:
                 loop.remove_reader(self._fd)
 
+    def _take_over(self, given: Connection) -> None:
+        assert self._agreed is not None
+        if given.resume and given.agreed.resends:
+            self._repeating = True
+            try:
+                resend(self._fd)
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                self._agreed.set_exception(MountError(f"the FUSE connection cannot be taken over: {reason}"))
+                self._end()
+                return
+        self._agreed.set_result(None)
+
+    def leave(self) -> None:
+        """End serving and leave the connection, still mounted, to a successor: `close` will not detach it. What waits for
+        others is not answered where the kernel can queue it again."""
+        self._left = True
+        self._end()
+
     def unmount(self) -> None:
         """Detach the mountpoint; what is open keeps working until it is closed, then `serve` returns."""
         if self._attached is not None:
@@ -159,17 +227,21 @@ class KernelHost:
     async def close(self) -> None:
         """Wait for the handlers under way, then give up the descriptor: the kernel fails what still comes."""
         self._end()
-        for run, name in list(self._running.values()):
+        for run, name, _ in list(self._running.values()):
             if name in interrupts.INTERRUPTIBLE:
                 run.cancel()
         while self._running:
             self._idle.clear()
             await self._idle.wait()
         self.invalidator.close()
-        self.unmount()
+        if not self._left:
+            self.unmount()
+        if self._attached is not None and self._attached.fd != self._fd:
+            os.close(self._attached.fd)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self._attached = None
 
     def _end(self) -> None:
         if self._loop is not None and self._fd >= 0:
@@ -181,6 +253,7 @@ class KernelHost:
 
     def _readable(self) -> None:
         fd, readv, unpack, caller = self._fd, os.readv, protocol.IN_HEADER.unpack_from, self._caller
+        journal = self._journal
         for _ in range(BURST):
             try:
                 end = readv(fd, self._vector)
@@ -201,11 +274,26 @@ class KernelHost:
             _, opcode, unique, node, uid, gid, pid, _, _ = unpack(self._buffer)
             prepared = self._table.get(opcode)
             if prepared is not None:
-                self._request(prepared, unique, node, caller(uid, gid, pid), end)
+                who = caller(uid, gid, pid)
+                if journal is not None:
+                    who = self._once(journal, prepared, unique, who)
+                self._request(prepared, unique, node, who, end)
             else:
                 self._special(opcode, unique, node, end)
-                if self._ended is None or self._ended.done():
+                if self._ended is None or self._ended.done() or self._fd != fd:
                     return
+
+    def _once(self, journal: Journal, prepared: _Prepared, unique: int, caller: Caller) -> Caller:
+        """The caller, with the request where it must not be done twice."""
+        resent = unique & RESENT
+        if self._repeating and not resent:  # they come first
+            self._repeating = False
+            journal.settled()
+        if resent:
+            self.repeated += 1
+        if not (prepared.once or resent):
+            return caller
+        return caller._replace(request=journal.begin(unique))
 
     def _request(self, prepared: _Prepared, unique: int, node: int, caller: Caller, end: int) -> None:
         started = time.perf_counter()
@@ -231,7 +319,8 @@ class KernelHost:
         run = eager.Run(prepared.handler(caller, *args), self._loop, finish, caller.pid)
         if not run.start():
             name = prepared.operation.name
-            self._running[unique] = (run, name)
+            shown = "virtual" if name == "read" and node >= SPECIAL else name
+            self._running[unique] = (run, shown, started)
             if name == "write":  # its data lies in the buffer
                 buffer = self._buffer
                 self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
@@ -245,6 +334,8 @@ class KernelHost:
             self._failed(prepared, unique, caller, args, error, started)
             return
         self._reply(unique, body)
+        if caller.request is not None:
+            caller.request.end()
         self._accounting.finish(prepared.operation, caller, args, result, 0, started)
 
     def _failed(
@@ -257,11 +348,15 @@ class KernelHost:
         started: float,
     ) -> None:
         cancelled = isinstance(error, asyncio.CancelledError)
+        if cancelled and self._left and self.agreed is not None and self.agreed.resends:
+            return  # it is the successor's
         number = errno.EINTR if cancelled else errno_of(error, prepared.operation.name, args)
         if number == errno.ENOENT and prepared.operation.name == "lookup" and self._valid.negative is not None:
             self._reply(unique, protocol.negative_out(self._valid.negative))
         else:
             self._reply_error(unique, number)
+        if caller.request is not None:
+            caller.request.end()
         self._accounting.finish(prepared.operation, caller, args, None, number, started)
 
     def _reply(self, unique: int, body: protocol.Reply) -> None:
@@ -303,7 +398,12 @@ class KernelHost:
         try:
             body = self._view[protocol.HEADER : end]
             reply, agreed = session.answer(
-                unique, body, self._max_io, locks=self._handlers.locks, acls=self._handlers.acls
+                unique,
+                body,
+                self._max_io,
+                locks=self._handlers.locks,
+                acls=self._handlers.acls,
+                resend=self._resend,
             )
         except MountError as error:
             self._reply_error(unique, errno.EPROTO)
@@ -312,6 +412,11 @@ class KernelHost:
             return
         os.write(self._fd, reply)
         log.debug("FUSE 7.%d, flags %#x, requests of %d bytes", agreed.minor, agreed.flags, agreed.max_write)
+        self.agreed = agreed
+        if self._loop is not None and not agreed.resends:
+            self._loop.remove_reader(self._fd)
+            self._serve_apart()
+            self._loop.add_reader(self._fd, self._readable)
         if not self._agreed.done():
             self._agreed.set_result(None)
 

@@ -10,12 +10,11 @@ after it, with the lock when the try got it. Deadlocks are not detected. One eve
 import asyncio
 import contextlib
 import errno
-import functools
 import logging
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final
 
+from jfs import eager
 from jfs.errors import FsError, StoreError
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
@@ -25,7 +24,6 @@ from jfs.meta.operations.locking import Tried
 from jfs.meta.store.base import Store, Tx
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 0.001  # seconds
 _LONGEST_PAUSE: Final = 0.010
@@ -232,12 +230,7 @@ def _exclude(one: Range, other: Range) -> bool:
 
 async def _whole(attempt: Coroutine[Any, Any, tuple[Tried, Attr | None]]) -> tuple[Tried, Attr | None]:
     """Run a try to its end, whoever cancels meanwhile; the cancellation goes on unless the lock was had."""
-    try:
-        waits_for = attempt.send(None)
-    except StopIteration as done:  # it did not have to wait, so that nothing could be cancelled
-        tried: tuple[Tried, Attr | None] = done.value
-        return tried
-    task = asyncio.ensure_future(_rest(attempt, waits_for))
+    task = eager.begin(attempt)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -248,20 +241,3 @@ async def _whole(attempt: Coroutine[Any, Any, tuple[Tried, Attr | None]]) -> tup
     if cancelled is not None and tried[0].blocker is not None:
         raise cancelled
     return tried
-
-
-@types.coroutine
-def _rest(attempt: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """The rest of a coroutine that has been started and waits for a future."""
-    while True:
-        try:
-            came = yield waits_for
-        except BaseException as error:
-            step = functools.partial(attempt.throw, error)
-        else:
-            step = functools.partial(attempt.send, came)
-        try:
-            waits_for = step()
-        except StopIteration as done:
-            result: T = done.value
-            return result

@@ -1,21 +1,23 @@
-"""Running a handler's coroutine at once and without a task: the host's own small driver of coroutines.
+"""Running a coroutine at once and without a task: our own small driver of coroutines, of the hosts for handlers and, by `begin`, of
+whoever would start a task for what nearly always ends without waiting.
 
 `Run` steps the coroutine in the caller's frame until it suspends. One that finishes there costs no turn of the event loop; one
 that waits is stepped again by the future it waits for, two turns fewer than a task needs. While it is stepped, it is what
 asyncio calls the current task, so that time-outs and task groups (asyncio.timeout, asyncio.TaskGroup) cancel it as they
 would cancel a task: it has their part of a task's interface, and `cancel` is the host's way to interrupt it.
-Concurrency: everything in the event loop; `Run` must be started from a callback, not from within a task.
+Concurrency: everything in the event loop; started from a callback or from within a task, which is the current one again afterwards.
 """
 
 import asyncio
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 # Called with (run, result, error) when the coroutine has ended, also within `start`.
 Finish = Callable[["Run", Any, BaseException | None], None]
 
+T = TypeVar("T")
 _CONTEXT: Context | None = None
 
 
@@ -38,7 +40,15 @@ class Run:
 
     def start(self) -> bool:
         """Step for the first time; whether it has ended (and `finish` been called)."""
-        self._step()
+        outer = asyncio.current_task(self._loop)
+        if outer is None:
+            self._step()
+            return self.ended
+        _leave_task(self._loop, outer)
+        try:
+            self._step()
+        finally:
+            _enter_task(self._loop, outer)
         return self.ended
 
     def _wake(self, future: asyncio.Future[Any]) -> None:
@@ -106,3 +116,23 @@ def _context() -> Context:
     if _CONTEXT is None:
         _CONTEXT = copy_context()
     return _CONTEXT
+
+
+def begin(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
+    """Run *coroutine* up to where it first waits, and on as a task would be; a future of its result, which is done when it never
+    waited. Cancelling the future does not end the coroutine."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(run: Run, result: T, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(error)
+
+    Run(coroutine, loop, finish).start()
+    return future

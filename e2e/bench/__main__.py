@@ -1,24 +1,28 @@
-"""`python -m e2e.bench`: starts a Redis of its own, runs the rows, prints the table and writes it to reports/.
+"""`python -m e2e.bench`: starts its own servers, runs the rows, prints the table and writes it to reports/.
 
 Needs root (mounts, drop_caches). Examples:
-  python -m e2e.bench                      three runs of everything on Redis
-  python -m e2e.bench --engine sqlite3     on SQLite
-  python -m e2e.bench --runs 1 --rows tar  one run of the rows whose name holds "tar" and those they need
+  python -m e2e.bench                            three runs of everything on Redis, objects in a directory
+  python -m e2e.bench --engine sqlite3           on SQLite
+  python -m e2e.bench --storage s3               objects on a real S3 server (SeaweedFS)
+  python -m e2e.bench --runs 1 --rows "tar;rm"   one run of the rows whose names hold "tar" or "rm"
+  python -m e2e.bench --rows "list 100,000"      a large row runs only when it is named
+  python -m e2e.bench --requests                 CPU of one cached getattr and lookup, both FUSE hosts beside each other
 """
 
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from e2e.bench import clients, table
+from e2e.bench import clients, programs, requests, table
 from e2e.bench.clients import Mounted, PlainDisk
-from e2e.bench.rows import ROWS, archive
+from e2e.bench.rows import ROWS, Row, chosen
 from e2e.bench.run import measure
+from e2e.bench.servers import Redis, Seaweed
 
 
 def main() -> int:
@@ -26,68 +30,87 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m e2e.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--engine", choices=("redis", "sqlite3"), default="redis")
+    parser.add_argument("--engine", choices=("redis", "sqlite3"), default="redis", help="metadata (default: redis)")
+    parser.add_argument("--storage", choices=("file", "s3"), default="file", help="objects (default: file)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
-        "--rows", default="", help="only rows whose name contains this (and their preparation must be among them)"
+        "--rows", "--row", default="", metavar="PIECE[;PIECE…]", help="only rows whose name holds one of these"
     )
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--requests", action="store_true", help="measure requests instead of rows")
     parser.add_argument(
         "--mount-option", action="append", default=[], help="extra option of our mount, e.g. --fuse-host=pyfuse3"
     )
     parser.add_argument("--scratch", type=Path, help="folder for objects and mounts (default: a temporary one)")
     parser.add_argument("--reports", type=Path, default=Path("reports"))
     arguments = parser.parse_args()
-    rows = tuple(row for row in ROWS if arguments.rows in row.name)
+    if arguments.list:
+        print("\n".join(row.name + (" (only when named)" if row.large else "") for row in ROWS))
+        return 0
+    rows = chosen(arguments.rows)
+    if not rows:
+        parser.error(f"no row has {arguments.rows!r} in its name; --list shows them")
     scratch = Path(tempfile.mkdtemp(prefix="jfs-bench-", dir=arguments.scratch))
-    archive(scratch / "small.tar")
-    database = _redis(scratch) if arguments.engine == "redis" else None
-    contestants: list[Mounted | PlainDisk] = []
+    stop: list[Callable[[], None]] = []
     try:
-        ours = clients.ours(scratch, _meta(arguments.engine, scratch, 0), arguments.mount_option)
-        contestants = [ours, clients.juicefs(scratch, _meta(arguments.engine, scratch, 1)), PlainDisk(scratch)]
-        for contestant in contestants:
-            shutil.copy(scratch / "small.tar", contestant.root.parent)
-        ours.mount()
-        time.sleep(3)  # what idles after its start-up is measured, not the start-up
-        idle = ours.rss()
-        ours.unmount()
-        results = measure(contestants, arguments.runs, lambda line: print(line, file=sys.stderr, flush=True), rows)
-        notes = [f"{c.name}: peak RSS {c.peak_rss() / 2**20:.0f} MiB" for c in contestants if isinstance(c, Mounted)]
-        notes.append(f"ours, idle after mounting: {idle / 2**20:.0f} MiB RSS")
-        text = table.markdown(results, f"{arguments.engine}, file storage, {arguments.runs} runs", notes, rows)
+        if arguments.requests:
+            text, passed = requests.report(scratch, stop, arguments.runs)
+            name = "bench-requests"
+        else:
+            text, passed = _rows(arguments, scratch, stop, rows)
+            name = f"bench-{arguments.engine}" + ("" if arguments.storage == "file" else "-s3")
         arguments.reports.mkdir(exist_ok=True)
-        (arguments.reports / f"bench-{arguments.engine}.md").write_text(text)
-        (arguments.reports / f"bench-{arguments.engine}.json").write_text(
-            json.dumps(table.document(results, notes, rows), indent=1)
-        )
+        (arguments.reports / f"{name}.md").write_text(text)
         print(text)
-        return 0 if all(table.ratio(results, row) >= row.bar for row in rows) else 1
+        return 0 if passed else 1
     finally:
-        for contestant in contestants:
-            contestant.unmount()
-        if database:
-            database.terminate()
-            database.wait()
+        for end in reversed(stop):
+            end()
         shutil.rmtree(scratch)
 
 
-def _redis(scratch: Path) -> "subprocess.Popen[bytes]":
-    """A Redis on a socket in *scratch*, with an append-only file like one that holds metadata."""
-    folder = scratch / "redis"
-    folder.mkdir()
-    options = ["--port", "0", "--unixsocket", f"{folder}/s", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
-    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (folder / "s").exists():
-        if server.poll() is not None:
-            raise RuntimeError("redis-server ended; is the package redis-server installed?")
-        time.sleep(0.02)
-    return server
-
-
-def _meta(engine: str, scratch: Path, number: int) -> str:
+def _rows(
+    arguments: argparse.Namespace, scratch: Path, stop: list[Callable[[], None]], rows: tuple[Row, ...]
+) -> tuple[str, bool]:
+    engine: str = arguments.engine
+    urls = [f"sqlite3://{scratch}/{number}.db" for number in range(2)]
     if engine == "redis":
-        return f"unix://{scratch}/redis/s?db={number}"
-    return f"sqlite3://{scratch}/{number}.db"
+        redis = Redis(scratch)
+        stop.append(redis.stop)
+        urls = [redis.url(number) for number in range(2)]
+    s3 = None
+    if arguments.storage == "s3":
+        s3 = Seaweed(scratch)
+        stop.append(s3.stop)
+    ours = clients.ours(scratch, urls[0], arguments.mount_option, s3)
+    contestants: list[Mounted | PlainDisk] = [ours, clients.juicefs(scratch, urls[1], s3), PlainDisk(scratch)]
+    stop += [contestant.unmount for contestant in contestants]
+    _inputs(scratch, contestants, rows)
+    ours.mount()
+    time.sleep(3)  # what idles after its start-up is measured, not the start-up
+    idle = ours.rss()
+    results = measure(contestants, arguments.runs, lambda line: print(line, file=sys.stderr, flush=True), rows)
+    notes = [f"ours, idle after mounting: {idle / 2**20:.0f} MiB RSS"]
+    title = f"{engine}, {arguments.storage} storage, {arguments.runs} runs"
+    text = table.markdown(results, title, notes, rows, engine)
+    arguments.reports.mkdir(exist_ok=True)
+    name = f"bench-{engine}" + ("" if s3 is None else "-s3")
+    document = table.document(results, notes, rows, engine)
+    (arguments.reports / f"{name}.json").write_text(json.dumps(document, indent=1))
+    return text, all(table.ratio(results, row) >= row.bar(engine) for row in rows)
+
+
+def _inputs(scratch: Path, contestants: list[Mounted | PlainDisk], rows: tuple[Row, ...]) -> None:
+    """What the programs' rows unpack and clone, beside each root."""
+    works = {row.work for row in rows} | {row.prepare for row in rows}
+    if programs.untar in works or programs.have_tree in works:
+        programs.archive(scratch / "small.tar")
+        for contestant in contestants:
+            shutil.copy(scratch / "small.tar", contestant.root.parent)
+    if programs.clone in works or programs.have_clone in works:
+        programs.repository(scratch / "repository.git")
+        for contestant in contestants:
+            shutil.copytree(scratch / "repository.git", contestant.root.parent / "repository.git")
 
 
 if __name__ == "__main__":

@@ -1,130 +1,87 @@
-"""What is measured: each row prepares a directory and is then timed on it. Pure file-system work, no client known here.
+"""What is measured: each row is prepared untimed, then timed. Pure file-system work, no client known here.
 
-A cold row is timed on a fresh mount with the kernel's caches dropped, so that the client has to answer everything.
+A row prepares what it needs itself, so that any one of them can be run alone. Bars are the least ratios (the real client's seconds
+over ours) that are asked for, by engine.
 """
 
-import hashlib
-import io
-import os
-import random
-import subprocess
-import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-FILES = 5000
-SMALL = 4096
-STREAM = 1 << 30
-PIECE = 1 << 20
-RANDOM_READS = 4000
+from e2e.bench import metadata, programs, streams
+
+Work = Callable[[Path], None]
+# warm: as the preparation leaves it; cold: on a fresh mount without any cache; cached: only the kernel's caches are dropped,
+# those of the client stay.
+Caches = Literal["warm", "cold", "cached"]
+
+
+def _bars(redis: float, sqlite3: float) -> Mapping[str, float]:
+    return {"redis": redis, "sqlite3": sqlite3}
+
+
+def nothing(root: Path) -> None:
+    """No preparation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; *bar* is the least ratio (real client's seconds over ours) that is asked for."""
+    """One line of the table. *large* ones take minutes and run only when they are named; *options* are what both clients must be
+    mounted with."""
 
     name: str
-    work: Callable[[Path], None]
-    cold: bool
-    bar: float
+    prepare: Work
+    work: Work
+    caches: Caches = "warm"
+    bars: Mapping[str, float] = field(default_factory=lambda: _bars(1.5, 1.5))
+    options: tuple[str, ...] = ()
+    large: bool = False
+
+    def bar(self, engine: str) -> float:
+        """The least ratio that is asked for on *engine*."""
+        return self.bars.get(engine, 1.0)
 
 
-def archive(path: Path) -> None:
-    """A tar of 5,000 small files in 100 directories, always the same bytes."""
-    chance = random.Random(7)
-    with tarfile.open(path, "w") as tar:
-        for folder in range(100):
-            entry = tarfile.TarInfo(f"tree/d{folder:02}")
-            entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, 1_700_000_000
-            tar.addfile(entry)
-            for number in range(FILES // 100):
-                content = chance.randbytes(chance.randrange(500, 8000))
-                entry = tarfile.TarInfo(f"tree/d{folder:02}/f{number:03}.txt")
-                entry.size, entry.mode, entry.mtime = len(content), 0o644, 1_700_000_000 + number
-                tar.addfile(entry, io.BytesIO(content))
-
-
-def create(root: Path) -> None:
-    folder = root / "small"
-    folder.mkdir()
-    content = bytes(range(256)) * (SMALL // 256)
-    for number in range(FILES):
-        with open(folder / f"f{number:05}", "wb", buffering=0) as file:
-            file.write(content)
-
-
-def stat(root: Path) -> None:
-    for number in range(FILES):
-        os.stat(root / "small" / f"f{number:05}")
-
-
-def listing(root: Path) -> None:
-    seen = 0
-    with os.scandir(root / "small") as entries:
-        for entry in entries:
-            entry.stat(follow_symlinks=False)
-            seen += 1
-    if seen != FILES:
-        raise RuntimeError(f"the listing of {root}/small has {seen} entries instead of {FILES}")
-
-
-def remove(root: Path) -> None:
-    for number in range(FILES):
-        os.unlink(root / "small" / f"f{number:05}")
-    (root / "small").rmdir()
-
-
-def untar(root: Path) -> None:
-    subprocess.run(["tar", "xf", root.parent / "small.tar", "-C", root], check=True)
-
-
-def remove_tree(root: Path) -> None:
-    subprocess.run(["rm", "-rf", root / "tree"], check=True)
-
-
-def _piece(number: int) -> bytes:
-    return hashlib.sha256(number.to_bytes(8)).digest() * (PIECE // 32)
-
-
-def write_stream(root: Path) -> None:
-    pieces = [_piece(number) for number in range(16)]
-    with open(root / "stream", "wb", buffering=0) as file:
-        for number in range(STREAM // PIECE):
-            file.write(pieces[number % 16])
-        os.fsync(file.fileno())
-
-
-def read_stream(root: Path) -> None:
-    total = 0
-    buffer = bytearray(PIECE)
-    with open(root / "stream", "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            total += count
-    if total != STREAM:
-        raise RuntimeError(f"{root}/stream has {total} bytes instead of {STREAM}")
-
-
-def read_random(root: Path) -> None:
-    chance = random.Random(11)
-    file = os.open(root / "stream", os.O_RDONLY)
-    try:
-        for _ in range(RANDOM_READS):
-            if len(os.pread(file, SMALL, chance.randrange(STREAM // SMALL) * SMALL)) != SMALL:
-                raise RuntimeError(f"a short read of {root}/stream")
-    finally:
-        os.close(file)
-
-
-# In this order: what a row leaves, the next ones use.
+# In this order: what a row leaves, the next ones need not make again.
 ROWS = (
-    Row("create 5,000 × 4 KiB", create, cold=False, bar=1.0),
-    Row("stat 5,000, cold", stat, cold=True, bar=1.0),
-    Row("list 5,000, cold", listing, cold=True, bar=1.0),
-    Row("remove 5,000", remove, cold=False, bar=1.0),
-    Row("tar x, 5,000 small files", untar, cold=False, bar=1.0),
-    Row("rm -rf of it", remove_tree, cold=False, bar=1.0),
-    Row("write 1 GiB", write_stream, cold=False, bar=0.7),
-    Row("read 1 GiB, cold", read_stream, cold=True, bar=0.7),
-    Row("4,000 random 4 KiB reads, cold", read_random, cold=True, bar=0.7),
+    Row("create 5,000 × 4 KiB", metadata.no_small, metadata.create, bars=_bars(3.0, 3.0)),
+    Row("stat 5,000, cold", metadata.have_small, metadata.stat, "cold"),
+    Row("list 5,000, cold", metadata.have_small, metadata.listing, "cold", _bars(1.0, 1.0)),
+    Row("remove 5,000", metadata.have_small, metadata.remove),
+    Row("create 2,000 × 4 KiB by 8 processes", metadata.no_many, metadata.create_many, bars=_bars(1.5, 3.0)),
+    Row("append 500 × 4 KiB, opened each time", metadata.no_log, metadata.append),
+    Row("truncate 1,000 times", metadata.have_file, metadata.truncate),
+    Row("lock and unlock 2,000 times, flock and fcntl", metadata.have_file, metadata.lock),
+    Row("1,000 xattrs set, got, listed, removed", metadata.have_file, metadata.xattrs, options=("--enable-xattr",)),
+    Row("list 100,000, cold", metadata.have_huge, metadata.list_huge, "cold", large=True),
+    Row("tar x, 5,000 small files", programs.no_tree, programs.untar, bars=_bars(3.0, 4.0)),
+    Row("ls -lR of it, cold", programs.have_tree, programs.list_tree, "cold", _bars(1.2, 1.2)),
+    Row("find in it, cold", programs.have_tree, programs.find, "cold", _bars(1.2, 1.2)),
+    Row("read all of it, cold", programs.have_tree, programs.read_tree, "cold"),
+    Row("rm -rf of it", programs.have_tree, programs.remove_tree, bars=_bars(2.5, 4.0)),
+    Row("git clone", programs.no_clone, programs.clone),
+    Row("git status, cold", programs.have_clone, programs.status, "cold"),
+    Row("sqlite3, 300 transactions and a scan", programs.no_database, programs.database),
+    Row("write 1 GiB", streams.no_stream, streams.write, bars=_bars(1.0, 1.0)),
+    Row("read 1 GiB, cold", streams.have_stream, streams.read, "cold", _bars(1.0, 1.0)),
+    Row("read 1 GiB, from the client's cache", streams.read_once, streams.read, "cached", _bars(1.0, 1.0)),
+    Row("4,000 random 4 KiB reads, cold", streams.have_stream, streams.read_random, "cold", _bars(1.5, 1.5)),
+    Row(
+        "4,000 random 4 KiB reads, from the client's cache",
+        streams.read_once,
+        streams.read_random,
+        "cached",
+        _bars(2, 2),
+    ),
+    Row("400 random 4 KiB overwrites with fsync", streams.have_stream, streams.overwrite),
+    Row("copy_file_range 1 GiB", streams.no_copy, streams.copy),
 )
+
+
+def chosen(pattern: str) -> tuple[Row, ...]:
+    """The rows whose name holds one of the pieces of *pattern* that semicolons separate, large ones only when asked for so."""
+    pieces = [piece for piece in pattern.split(";") if piece]
+    if not pieces:
+        return tuple(row for row in ROWS if not row.large)
+    return tuple(row for row in ROWS if any(piece in row.name for piece in pieces))

@@ -24,7 +24,7 @@ _CONTEXT: Context | None = None
 class Run:
     """One coroutine on its way; `done` once it has ended."""
 
-    __slots__ = ("_cancels", "_coroutine", "_finish", "_loop", "_must_cancel", "_waits_for", "ended", "pid")
+    __slots__ = ("_cancels", "_coroutine", "_loop", "_must_cancel", "_waits_for", "ended", "finish", "pid")
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, finish: Finish, pid: int = 0
@@ -32,7 +32,7 @@ class Run:
         self.pid = pid  # of the process that waits for it, 0 when it is not known
         self._coroutine = coroutine
         self._loop = loop
-        self._finish = finish
+        self.finish = finish
         self._waits_for: asyncio.Future[Any] | None = None
         self._must_cancel = False
         self._cancels = 0
@@ -77,9 +77,13 @@ class Run:
         finally:
             _leave_task(loop, self)  # type: ignore[arg-type]
         if self.ended:
-            self._finish(self, result, error)
-        elif waits_for is None:  # asyncio.sleep(0)
-            loop.call_soon(self._step, context=_context())
+            self.finish(self, result, error)
+        else:
+            self._wait(waits_for)
+
+    def _wait(self, waits_for: Any) -> None:
+        if waits_for is None:  # asyncio.sleep(0)
+            self._loop.call_soon(self._step, context=_context())
         else:
             waits_for._asyncio_future_blocking = False
             self._waits_for = waits_for
@@ -108,6 +112,51 @@ class Run:
 
     def done(self) -> bool:
         return self.ended
+
+
+class Starter:
+    """Starts coroutines from callbacks of the loop, most of which end at once: those cost no `Run` of their own."""
+
+    __slots__ = ("_idle", "_loop", "_spare", "error", "result")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._idle = _nothing()
+        self._idle.close()
+        self._spare = Run(self._idle, loop, _ignored)
+        self.result: Any = None  # of the last coroutine that ended at once, with `error`
+        self.error: BaseException | None = None
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], pid: int = 0) -> Run | None:
+        """Step for the first time; None when it has ended, else what is on its way and wants a `finish` set before the loop's
+        next turn."""
+        run, loop = self._spare, self._loop
+        run._coroutine = coroutine
+        _enter_task(loop, run)  # type: ignore[arg-type]
+        try:
+            waits_for = coroutine.send(None)
+        except StopIteration as stop:
+            self.error, self.result = None, stop.value
+            return None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as raised:
+            self.error = raised
+            return None
+        finally:
+            _leave_task(loop, run)  # type: ignore[arg-type]
+        self._spare = Run(self._idle, loop, _ignored)
+        run.pid = pid
+        run._wait(waits_for)
+        return run
+
+
+async def _nothing() -> None:
+    """What a spare `Run` holds."""
+
+
+def _ignored(run: Run, result: Any, error: BaseException | None) -> None:
+    """No `finish` yet."""
 
 
 def _context() -> Context:

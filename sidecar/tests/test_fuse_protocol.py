@@ -213,6 +213,48 @@ class Started:
         return result
 
 
+async def test_a_starter_starts_one_after_another() -> None:
+    loop = asyncio.get_running_loop()
+    starter = eager.Starter(loop)
+    gate = asyncio.Event()
+    ended: asyncio.Queue[tuple[eager.Run, Any, BaseException | None]] = asyncio.Queue()
+
+    async def handler(number: int, *, waits: bool) -> int:
+        async with asyncio.timeout(20 if waits else None):
+            if waits:
+                await gate.wait()
+        if not number:
+            raise FsError(errno.ENOENT)
+        return number
+
+    outcomes: list[Any] = []
+    runs: list[eager.Run] = []
+
+    def start() -> None:
+        for number in range(3):
+            assert starter.start(handler(number, waits=False)) is None
+            outcomes.append(starter.error or starter.result)
+            run = starter.start(handler(number, waits=True), pid=number)
+            assert run is not None
+            run.finish = lambda *outcome: ended.put_nowait(outcome)
+            runs.append(run)
+        assert starter.start(handler(7, waits=False)) is None
+        assert starter.error is None
+
+    loop.call_soon(start)
+    await asyncio.sleep(0)
+    assert isinstance(outcomes[0], FsError)
+    assert outcomes[1:] == [1, 2]
+    assert [run.pid for run in runs] == [0, 1, 2]
+    assert runs[1].cancel()
+    gate.set()
+    found = {run.pid: (result, error) for run, result, error in [await ended.get() for _ in range(3)]}
+    assert isinstance(found[0][1], FsError)
+    assert isinstance(found[1][1], asyncio.CancelledError)
+    assert found[2] == (2, None)
+    assert all(run.ended for run in runs)
+
+
 async def test_a_handler_that_does_not_wait_ends_at_once() -> None:
     async def handler() -> int:
         return 42

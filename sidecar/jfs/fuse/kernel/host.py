@@ -102,6 +102,7 @@ class KernelHost:
         self._attached: Attached | None = None
         self._fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._starter: eager.Starter | None = None
         self._running: dict[int, tuple[eager.Run, str, float]] = {}
         self._idle = asyncio.Event()
         self._spare: list[bytearray] = []
@@ -176,6 +177,7 @@ class KernelHost:
     async def serve(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Answer requests until the file system is unmounted or `close`."""
         loop = self._loop = asyncio.get_running_loop()
+        self._starter = eager.Starter(loop)
         self._ended = loop.create_future()
         self._agreed = loop.create_future()
         loop.add_reader(self._fd, self._readable)
@@ -302,6 +304,15 @@ class KernelHost:
         except (struct.error, ValueError) as error:
             self._failed(prepared, unique, caller, (node,), error, started)
             return
+        assert self._starter is not None
+        run = self._starter.start(prepared.handler(caller, *args), caller.pid)
+        if run is None:
+            failure = self._starter.error
+            if failure is None:
+                self._answer(prepared, unique, caller, args, self._starter.result, started)
+            else:
+                self._failed(prepared, unique, caller, args, failure, started)
+            return
         buffer: bytearray | None = None
 
         def finish(run: eager.Run, result: Any, error: BaseException | None) -> None:
@@ -315,15 +326,13 @@ class KernelHost:
             else:
                 self._failed(prepared, unique, caller, args, error, started)
 
-        assert self._loop is not None
-        run = eager.Run(prepared.handler(caller, *args), self._loop, finish, caller.pid)
-        if not run.start():
-            name = prepared.operation.name
-            shown = "virtual" if name == "read" and node >= SPECIAL else name
-            self._running[unique] = (run, shown, started)
-            if name == "write":  # its data lies in the buffer
-                buffer = self._buffer
-                self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
+        run.finish = finish
+        name = prepared.operation.name
+        shown = "virtual" if name == "read" and node >= SPECIAL else name
+        self._running[unique] = (run, shown, started)
+        if name == "write":  # its data lies in the buffer
+            buffer = self._buffer
+            self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
 
     def _answer(
         self, prepared: _Prepared, unique: int, caller: Caller, args: protocol.Arguments, result: Any, started: float

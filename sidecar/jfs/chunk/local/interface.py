@@ -40,7 +40,8 @@ class LocalCache(Protocol):
         ...
 
     def put(self, slice_id: int, indx: int, data: Data, *, force: bool = False) -> bool:
-        """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped unless *force*d."""
+        """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped, unless
+        *force* is given."""
         ...
 
     def missed(self, count: int) -> None:

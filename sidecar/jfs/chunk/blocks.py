@@ -116,8 +116,11 @@ class BlockStore:
                 await self.limits.upload_rate.take(len(content))
             began = time.monotonic()
             try:
-                async with asyncio.timeout(self.limits.put_timeout):
+                if len(content) <= self.storage.at_once:
                     await self.storage.put(key, content, tier)
+                else:
+                    async with asyncio.timeout(self.limits.put_timeout):
+                        await self.storage.put(key, content, tier)
             except (ObjectError, TimeoutError) as error:
                 self._note("PUT", began, 0, False)
                 tried += 1

@@ -23,6 +23,7 @@ from jfs.chunk.slice_buffer import SliceBuffer
 from jfs.errors import FsError, JfsError, ObjectError, StorageFull, StorageReadOnly, StoreAway
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Slice
+from jfs.survival.arena import Left
 
 if TYPE_CHECKING:
     from jfs.chunk.writer import Writer
@@ -45,6 +46,7 @@ class PendingSlice:
         "indx",
         "last",
         "lock",
+        "maybe_committed",
         "mtime_ns",
         "start",
         "started",
@@ -65,6 +67,7 @@ class PendingSlice:
         self.started = now
         self.last = now
         self.mtime_ns = 0
+        self.maybe_committed = False  # a predecessor died while it asked for that
 
     @property
     def end(self) -> int:
@@ -88,10 +91,11 @@ class InodeWriter:
         self._by_chunk: dict[int, list[PendingSlice]] = {}
         self._committed = 0  # slices that have left `pending`
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._committer: asyncio.Task[None] | None = None
+        self._committer: asyncio.Future[None] | None = None
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Take *data* at *offset* of the file; suspends only for room, or while the file is paused."""
+    async def write(self, offset: int, data: bytes | bytearray | memoryview, request: int = 0) -> None:
+        """Take *data* at *offset* of the file; suspends only for room, while the file is paused, or when what is not stored would
+        not survive. *request* is the number of one that appends, 0 of others."""
         budget = self.mount.budget
         while True:
             if self.pause.locked():
@@ -114,19 +118,29 @@ class InodeWriter:
         while at < len(view):
             indx, pos = divmod(offset + at, CHUNK)
             count = min(CHUNK - pos, len(view) - at)
-            self._write_chunk(indx, pos, view[at : at + count], now, mtime_ns)
+            piece = self._write_chunk(indx, pos, view[at : at + count], now, mtime_ns)
+            if piece.buffer.kept is not None:
+                piece.buffer.kept.wrote(piece.buffer.length, mtime_ns, request, offset if request else 0)
+            self._written_to(piece)
             at += count
         self.length = max(self.length, offset + len(view))
+        if self.mount.pool.overflowed:
+            await self.mount.overflowed(self)
 
-    def _write_chunk(self, indx: int, pos: int, data: memoryview, now: float, mtime_ns: int) -> None:
+    def _write_chunk(self, indx: int, pos: int, data: memoryview, now: float, mtime_ns: int) -> PendingSlice:
         piece = self._writable(indx, pos, len(data))
         if piece is None:
-            piece = PendingSlice(indx, pos, SliceBuffer(self.mount.pool), now)
+            kept = self.mount.keep(self.ino, indx, pos, self.tier)
+            piece = PendingSlice(indx, pos, SliceBuffer(self.mount.pool, kept), now)
             self.pending.append(piece)
             self._by_chunk.setdefault(indx, []).append(piece)
             self.mount.watch()
         self.mount.budget.add_dirty(piece.buffer.write(pos - piece.start, data))
         piece.last, piece.mtime_ns = now, mtime_ns
+        return piece
+
+    def _written_to(self, piece: PendingSlice) -> None:
+        """End the slice with its chunk, or upload its blocks that are complete."""
         if piece.end == CHUNK:
             self.freeze(piece)
         else:
@@ -147,6 +161,31 @@ class InodeWriter:
                 return None  # it must stay above what is older
         return None
 
+    def adopt(self, left: Left) -> None:
+        """Go on with a slice that a predecessor left: upload what of it is not in the storage, and commit it in its turn. Nothing is
+        added to it any more."""
+        buffer = SliceBuffer(self.mount.pool, left.kept)
+        buffer.adopt(left.length, left.blocks)
+        piece = PendingSlice(left.indx, left.start, buffer, self.mount.now())
+        piece.id, piece.mtime_ns, piece.maybe_committed = left.id, left.mtime_ns, left.maybe_committed
+        piece.frozen, self.tier = True, left.tier
+        self.pending.append(piece)
+        self._by_chunk.setdefault(left.indx, []).append(piece)
+        self.length = max(self.length, left.indx * CHUNK + piece.end)
+        self.mount.budget.add_dirty(buffer.allocated)
+        for indx in range(-(-left.length // self.mount.blocks.block_size)):
+            piece.uploaded += 1
+            if not buffer.missing(indx):
+                self.mount.uploading += 1
+                piece.uploads.append(self.mount.spawn(self._upload(piece, indx)))
+        if self._committer is None:
+            self._committer = self.mount.spawn(self._commit_frozen())
+
+    @property
+    def mtime_ns(self) -> int:
+        """The time of the last pending write; 0 when nothing is pending."""
+        return max((piece.mtime_ns for piece in self.pending), default=0)
+
     def freeze(self, piece: PendingSlice) -> None:
         """No more data for *piece*: upload what is left of it; commit it when its turn comes."""
         if piece.frozen:
@@ -156,8 +195,10 @@ class InodeWriter:
         head = piece is self.pending[0] and self._committer is None
         while piece.uploaded < blocks - head:
             self._start_upload(piece)
-        if head:  # the committer uploads the last block itself: one task less for a small file
-            self._committer = self.mount.spawn(self._commit_frozen())
+        if head:  # the committer uploads the last block itself: for a small file, all may be done when this returns
+            committer = self.mount.begin(self._commit_frozen())
+            if not committer.done():
+                self._committer = committer
 
     def freeze_all(self) -> None:
         """Freeze every open slice."""
@@ -170,6 +211,8 @@ class InodeWriter:
             return
         upto = self._committed + len(self.pending)
         self.freeze_all()
+        if self._committed >= upto:
+            return
         try:
             async with asyncio.timeout(self.mount.flush_timeout):
                 await self._left(upto)
@@ -214,12 +257,16 @@ class InodeWriter:
             if not piece.id:
                 async with piece.lock:
                     piece.id = piece.id or await self._patiently(mount.sink.new_slice_id)
+                    if piece.buffer.kept is not None:
+                        piece.buffer.kept.identified(piece.id)
             if not piece.error:
                 await mount.blocks.put_block(piece.id, indx, piece.buffer.block(indx), self.tier)
         except JfsError as error:
             if not piece.error:
                 log.error("Writing inode %d failed: %s", self.ino, error)
             piece.error = piece.error or _errno_of(error)
+            if piece.buffer.kept is not None:
+                piece.buffer.kept.end()  # without this block a successor must not commit it
         finally:
             mount.uploading -= 1
             mount.budget.add_dirty(-piece.buffer.drop(indx))
@@ -251,6 +298,13 @@ class InodeWriter:
         for upload in piece.uploads:
             await upload
         size = piece.buffer.length
+        if piece.maybe_committed and not piece.error:
+            piece.maybe_committed = False
+            known = await self._patiently(lambda: self.mount.sink.read_slices(self.ino, piece.indx, fresh=True))
+            if any(one.id == piece.id for one in known):
+                return
+        if piece.buffer.kept is not None:
+            piece.buffer.kept.committing()
         if not piece.error:
             record = Slice(piece.start, piece.id, size, 0, size)
             try:
@@ -307,6 +361,8 @@ class InodeWriter:
         siblings.remove(piece)
         if not siblings:
             del self._by_chunk[piece.indx]
+        if piece.buffer.kept is not None:
+            piece.buffer.kept.end()
         self.mount.budget.add_dirty(-piece.buffer.drop_all())
         if not self.pending:
             self.length = 0

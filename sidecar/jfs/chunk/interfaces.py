@@ -18,6 +18,10 @@ class SliceSink(Protocol):
         EDQUOT when it may not grow. All objects of the slice exist when this is called."""
         ...
 
+    async def read_slices(self, ino: int, indx: int, *, fresh: bool = False) -> Sequence[Slice]:
+        """As `SliceSource.read_slices`: whether a commit with an unknown outcome was made."""
+        ...
+
 
 class SliceSource(Protocol):
     """Where the records of a chunk come from."""

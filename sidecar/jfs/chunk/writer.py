@@ -6,11 +6,13 @@ while something is pending: twice a second it freezes slices older than 5 s or i
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
+from jfs import eager
 from jfs.chunk.blocks import BlockStore
 from jfs.chunk.budget import Budget
 from jfs.chunk.file_writer import InodeWriter
@@ -18,7 +20,9 @@ from jfs.chunk.interfaces import SliceSink
 from jfs.chunk.memory import give_back
 from jfs.chunk.slice_buffer import BufferPool
 from jfs.errors import FsError
+from jfs.survival.arena import Arena, Kept
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 OLD: Final = 5.0  # seconds since its first byte after which a slice is frozen
 IDLE: Final = 1.0  # seconds since its last byte
@@ -35,11 +39,11 @@ class FileWriter:
         self._seen = file.failures
         file.handles += 1
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Take *data* (copied) at *offset*. FsError of an earlier write-back."""
+    async def write(self, offset: int, data: bytes | bytearray | memoryview, request: int = 0) -> None:
+        """Take *data* (copied) at *offset*; *request* is the number of one that appends. FsError of an earlier write-back."""
         if self._file.failures != self._seen:
             self._report()
-        await self._file.write(offset, data)
+        await self._file.write(offset, data, request)
 
     async def flush(self) -> None:
         """Returns when everything written to the inode before is committed; FsError when something was lost."""
@@ -77,18 +81,20 @@ class Writer:
         *,
         clock: Callable[[], int] = time.time_ns,
         now: Callable[[], float] = time.monotonic,
+        arena: Arena | None = None,
     ) -> None:
         self.blocks = blocks
         self.sink = sink
         self.budget = budget
         self.clock = clock
         self.now = now
-        self.pool = BufferPool(blocks.block_size)
+        self.pool = BufferPool(blocks.block_size, arena)
+        self._placed: dict[int, int] = {}
         self.flush_timeout = max(300.0, (blocks.limits.io_retries + 2) ** 2 / 2)
         self.patience = 60.0  # seconds for which a database that is away is waited for
         self.uploading = 0  # blocks on their way to the storage
         self._files: dict[int, InodeWriter] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, ino: int, tier: int = 0) -> FileWriter:
@@ -154,6 +160,48 @@ class Writer:
                 await asyncio.wait(self._tasks)
             self.pool.clear()
 
+    # What survives
+
+    def take_over(self) -> None:
+        """Go on with what a predecessor had taken and not committed. To be called before anything is written."""
+        left = self.pool.arena.left() if self.pool.arena is not None else []
+        for slice in left:
+            self._file(slice.ino).adopt(slice)
+            if slice.request:
+                self._placed[slice.request] = slice.request_at
+        if left:
+            log.info("%d slices that were not stored yet are taken over", len(left))
+
+    def placed(self, request: int) -> int | None:
+        """Where in the file a predecessor put what *request* appended; None when it did not, or that is not known."""
+        return self._placed.get(request)
+
+    def mtime_ns(self, ino: int) -> int:
+        """The time of the last write to *ino* that is not committed; 0 when there is none."""
+        file = self._files.get(ino)
+        return file.mtime_ns if file is not None else 0
+
+    def keep(self, ino: int, indx: int, start: int, tier: int) -> Kept | None:
+        """A record for a new slice, where slices are to survive."""
+        arena = self.pool.arena
+        if arena is None:
+            return None
+        kept = arena.keep(ino, indx, start, tier)
+        if kept is None:
+            self.pool.overflowed = True
+        return kept
+
+    async def overflowed(self, file: InodeWriter) -> None:
+        """The arena was full: store what was just taken before it is acknowledged, and hold writes back earlier from now on."""
+        self.pool.overflowed = False
+        arena = self.pool.arena
+        assert arena is not None
+        limit = max(arena.capacity // 2, 2 * arena.block_size)
+        if limit < self.budget.limit:
+            log.warning("the state directory is full: at most %d MiB are held back for it", limit >> 20)
+            self.budget.limit = limit
+        await file.settle()
+
     # For InodeWriter
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
@@ -162,6 +210,14 @@ class Writer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
+        """As `spawn`, but what can be done without waiting is done at once."""
+        future = eager.begin(work)
+        if not future.done():
+            self._tasks.add(future)
+            future.add_done_callback(self._tasks.discard)
+        return future
 
     def relieve(self) -> None:
         """The budget is used up: end all open slices, so that their memory comes back."""

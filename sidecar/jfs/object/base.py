@@ -33,6 +33,11 @@ class ObjectStorage(Protocol):
         ...
 
     @property
+    def at_once(self) -> int:
+        """Up to how many bytes a put never waits for anything (0: it always may), so that nobody need limit its time."""
+        ...
+
+    @property
     def whole_only(self) -> bool:
         """Whether a range of an object is had by reading all of it (encrypted objects): then nothing is gained by asking for one."""
         ...

@@ -22,6 +22,7 @@ class EncryptedStorage:
 
     cheap_ranges = False
     whole_only = True
+    at_once = 0
 
     def __init__(self, inner: ObjectStorage, cipher: ObjectCipher) -> None:
         self._inner = inner

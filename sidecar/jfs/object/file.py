@@ -39,6 +39,7 @@ class FileStorage:
 
     cheap_ranges = True
     whole_only = False
+    at_once = INLINE_WRITE
 
     def __init__(self, root: str) -> None:
         self._root = root if root.endswith("/") else root + "/"
@@ -62,7 +63,7 @@ class FileStorage:
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         try:
             if len(data) <= INLINE_WRITE:
-                self._write(key, data, threading.Event())
+                self._write(key, data)
                 return
             abandoned = threading.Event()
             try:
@@ -118,19 +119,19 @@ class FileStorage:
     def describe(self) -> str:
         return f"file://{self._root}"
 
-    def _write(self, key: str, data: Data, abandoned: threading.Event) -> None:
+    def _write(self, key: str, data: Data, abandoned: threading.Event | None = None) -> None:
         path = self._root + key
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition("/")
         temporary = f"{folder}/.{name}.tmp{random.getrandbits(31)}"
         fd = self._open_new(temporary, folder)
         try:
             try:
-                rest = memoryview(data)
-                while len(rest):
-                    rest = rest[os.write(fd, rest) :]
+                written = os.write(fd, data)
+                while written < len(data):
+                    written += os.write(fd, memoryview(data)[written:])
             finally:
                 os.close(fd)
-            if abandoned.is_set():
+            if abandoned is not None and abandoned.is_set():
                 os.unlink(temporary)
             else:
                 os.rename(temporary, path)

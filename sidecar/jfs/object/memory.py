@@ -15,6 +15,7 @@ class MemoryStorage:
 
     cheap_ranges = False
     whole_only = False
+    at_once = 0
 
     def __init__(self, place: str = "") -> None:
         self._place = place

@@ -16,6 +16,7 @@ class PrefixedStorage:
         self._prefix = prefix
         self.cheap_ranges = inner.cheap_ranges
         self.whole_only = inner.whole_only
+        self.at_once = inner.at_once
 
     async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         return await self._inner.get(self._prefix + key, offset, size)

@@ -42,6 +42,7 @@ class S3Storage:
 
     cheap_ranges = False
     whole_only = False
+    at_once = 0
 
     def __init__(
         self,

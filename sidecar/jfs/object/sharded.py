@@ -28,6 +28,7 @@ class ShardedStorage:
         self._shards = shards
         self.cheap_ranges = all(shard.cheap_ranges for shard in shards)
         self.whole_only = any(shard.whole_only for shard in shards)
+        self.at_once = min(shard.at_once for shard in shards)
 
     def _of(self, key: str) -> ObjectStorage:
         return self._shards[fnv1a(key.encode()) % len(self._shards)]

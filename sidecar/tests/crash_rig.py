@@ -46,10 +46,11 @@ class KillableRedis:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+    def _start(self, *options: str, wait: bool = True) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
         try:
-            eventually(self._answers, "redis-server answers")
+            if wait:
+                eventually(self._answers, "redis-server answers")
         except BaseException:
             process.kill()
             process.wait()
@@ -67,9 +68,9 @@ class KillableRedis:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        """Start it again after `kill`; returns when it answers."""
-        self.process = self._start()
+    def restart(self, *options: str, wait: bool = True) -> None:
+        """Start it again after `kill`; returns when it answers, unless it is not to *wait*."""
+        self.process = self._start(*options, wait=wait)
 
     def ask(self, *command: str) -> str:
         """The answer of redis-cli."""

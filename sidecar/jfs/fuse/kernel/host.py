@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from jfs import eager
+from jfs.errors import JfsError
 from jfs.format.constants import SPECIAL
 from jfs.fuse.accounting import Accounting, Operation, errno_of
 from jfs.fuse.connection import Agreed, Connection, clone, resend
@@ -29,6 +30,7 @@ from jfs.fuse.handlers import Handlers
 from jfs.fuse.kernel import extensions, interrupts, protocol, session
 from jfs.fuse.kernel.listing import Listings
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
+from jfs.fuse.requests import Opened
 from jfs.meta.volume import Caller
 from jfs.survival.journal import RESENT, Journal
 
@@ -39,6 +41,7 @@ _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside ma
 _SPARE: Final = 4  # buffers kept
 _GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
 _DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
+_OPENING: Final = ("open", "create", "tmpfile")
 _PATIENT: Final = ("setlkw", "virtual")  # may wait for long without anything being wrong
 
 
@@ -104,6 +107,8 @@ class KernelHost:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starter: eager.Starter | None = None
         self._running: dict[int, tuple[eager.Run, str, float]] = {}
+        self._watch = interrupts.Watch(self._running, self._give_up)
+        self._late: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._spare: list[bytearray] = []
         self._take_buffer(bytearray(self._max_io + _HEADROOM))
@@ -235,6 +240,9 @@ class KernelHost:
         while self._running:
             self._idle.clear()
             await self._idle.wait()
+        self._watch.end()
+        if self._late:
+            await asyncio.wait(self._late)
         self.invalidator.close()
         if not self._left:
             self.unmount()
@@ -330,6 +338,7 @@ class KernelHost:
         name = prepared.operation.name
         shown = "virtual" if name == "read" and node >= SPECIAL else name
         self._running[unique] = (run, shown, started)
+        self._watch.begin()
         if name == "write":  # its data lies in the buffer
             buffer = self._buffer
             self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
@@ -342,10 +351,28 @@ class KernelHost:
         except Exception as error:  # a mistake of ours must not leave a process waiting for ever
             self._failed(prepared, unique, caller, args, error, started)
             return
-        self._reply(unique, body)
+        if not self._reply(unique, body) and prepared.operation.name in _OPENING:
+            self._close_unused(caller, args[0], result)
         if caller.request is not None:
             caller.request.end()
         self._accounting.finish(prepared.operation, caller, args, result, 0, started)
+
+    def _give_up(self, unique: int) -> None:
+        """Answer a request whose process is being killed; what it began goes on, and its own answer finds nobody."""
+        self._reply_error(unique, errno.EINTR)
+
+    def _close_unused(self, caller: Caller, node: int, result: Any) -> None:
+        """Release what was opened for a process that has gone: the kernel does not know of it."""
+        ino, _, opened = (node, None, result) if isinstance(result, Opened) else result
+        task = asyncio.ensure_future(self._release_unused(caller, ino, opened.fh))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _release_unused(self, caller: Caller, ino: int, fh: int) -> None:
+        try:
+            await self._handlers.release(caller, ino, fh)
+        except JfsError as error:
+            log.warning("a file that nobody waited for was not closed cleanly: %s", error)
 
     def _failed(
         self,
@@ -368,11 +395,14 @@ class KernelHost:
             caller.request.end()
         self._accounting.finish(prepared.operation, caller, args, None, number, started)
 
-    def _reply(self, unique: int, body: protocol.Reply) -> None:
+    def _reply(self, unique: int, body: protocol.Reply) -> bool:
+        """Whether the kernel has taken it: not when nobody waits for it any more."""
         try:
             os.writev(self._fd, (protocol.OUT_HEADER.pack(16 + len(body), 0, unique), body))
         except OSError as error:
             self._not_written(error)
+            return False
+        return True
 
     def _reply_error(self, unique: int, number: int) -> None:
         try:

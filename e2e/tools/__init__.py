@@ -45,6 +45,7 @@ PROGRAMS = {
             ldflags=f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}",
             note="ten minutes or more when Go's build cache is empty",
         ),
+        Program("tikv", source=Path(__file__).with_name("tikv")),
         Program("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0"),
         Program("csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0"),
         Program("coredns", "github.com/coredns/coredns@v1.13.1"),

@@ -5,6 +5,7 @@ is started for each database, on a socket in a directory of its own.
 """
 
 import asyncio
+import itertools
 import os
 import shutil
 import tempfile
@@ -14,18 +15,21 @@ from pathlib import Path
 
 import pytest
 from jfs.meta.connect import connect
+from jfs.meta.engines.kv.store import KvStore
 from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import Store
+from kv_servers import KV, etcd_server, kv_database, tikv_server
 from sql_servers import accepting
 
 FAST = ["memory", "sqlite3"]
 REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch")]
-SERVERS = [pytest.param(name, marks=pytest.mark.real) for name in ("postgres", "mysql")]
+SERVERS = [pytest.param(name, marks=pytest.mark.real) for name in ("postgres", "mysql", "etcd", "tikv")]
 SQL = ("sqlite3", "postgres", "mysql")  # engines whose rows are counted otherwise (format §3.9, §3.12)
 ALL = [*FAST, *REDIS, *SERVERS]
 
+_NUMBERS = itertools.count(1)
 OpenClient = Callable[[], Awaitable[Store]]
 
 
@@ -76,6 +80,10 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
             url = f"memory://{folder}"
         elif engine == "sqlite3":
             url = f"sqlite3://{folder}/meta.db"
+        elif engine == "etcd":
+            url = f"etcd://{await etcd_server()}/jfs{next(_NUMBERS)}"
+        elif engine == "tikv":
+            url = f"tikv://{await tikv_server()}/jfs{next(_NUMBERS)}"
         elif engine in ("postgres", "mysql"):
             server = await accepting(engine)
             url = server.url(await asyncio.to_thread(server.new_database))
@@ -87,6 +95,10 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
                 redis = RedisStore(parse_address(url), use_scripts=False)
                 await redis.open()
                 store: Store = redis
+            elif engine in KV:
+                database = kv_database(url)
+                await database.open()
+                store = KvStore(database, usage_seconds=0)
             else:
                 store = await connect(url)
             stack.push_async_callback(store.close)

@@ -46,11 +46,15 @@ async def store(clients: engines.OpenClient) -> Store:
 
 
 async def put(store: Store, records: dict[Any, Any]) -> None:
-    async def operation(tx: Tx) -> None:
-        for key, record in records.items():
-            tx.put(key, record)
+    """Store records, not too many in a transaction."""
+    items = list(records.items())
+    for start in range(0, len(items), 100):
 
-    await store.run(operation)
+        async def operation(tx: Tx, start: int = start) -> None:
+            for key, record in items[start : start + 100]:
+                tx.put(key, record)
+
+        await store.run(operation)
 
 
 RECORDS: list[tuple[Key[Any], Any, Any]] = [
@@ -328,14 +332,9 @@ async def test_lookup(store: Store) -> None:
 @pytest.mark.parametrize("plus", [False, True])
 async def test_listing_of_a_large_directory(store: Store, plus: bool) -> None:
     entries = {b"entry-%d" % n: Entry(1, n + 100) for n in range(9000)}
-
-    async def operation(tx: Tx) -> None:
-        for name, entry in entries.items():
-            tx.put(EdgeKey(5, name), entry)
-            tx.put(NodeKey(entry.ino), engines.file(entry.ino))
-        tx.put(EdgeKey(5, b"dangling"), Entry(1, 50))
-
-    await store.run(operation)
+    records: dict[Any, Any] = {EdgeKey(5, name): entry for name, entry in entries.items()}
+    records.update({NodeKey(entry.ino): engines.file(entry.ino) for entry in entries.values()})
+    await put(store, {**records, EdgeKey(5, b"dangling"): Entry(1, 50)})
     listed: dict[bytes, Entry] = {}
     lengths: dict[bytes, int] = {}
     async for page in store.list_directory(5, plus=plus):

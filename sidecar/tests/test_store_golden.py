@@ -39,6 +39,7 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 from jfs.meta.store.base import Store, Tx
+from kv_servers import etcd_dump, etcd_load, etcd_server
 from sql_servers import accepting, sql_server
 
 SQLITE = ["sqlite-plain", "sqlite-zstd", "sqlite-live", "sqlite-aes", "sqlite-acl-quota"]
@@ -53,7 +54,8 @@ REDIS = [
     "redis-upgraded",
 ]
 SERVERS = ["postgres-plain", "mysql-plain"]
-VOLUMES = [*SQLITE, *(pytest.param(name, marks=pytest.mark.real) for name in (*REDIS, *SERVERS))]
+ETCD = ["etcd-plain"]
+VOLUMES = [*SQLITE, *(pytest.param(name, marks=pytest.mark.real) for name in (*REDIS, *SERVERS, *ETCD))]
 TYPES = {"dir": "d", "file": "-", "symlink": "l", "fifo": "p", "block": "b", "char": "c", "socket": "s"}
 
 
@@ -65,6 +67,11 @@ async def opened(volume: str, folder: Path) -> AsyncIterator[str]:
         if volume.startswith("sqlite"):
             shutil.copyfile(source / "meta.db", folder / "meta.db")
             yield f"sqlite3://{folder}/meta.db"
+        elif volume in ETCD:
+            server_address = await etcd_server()
+            pairs = [json.loads(line) for line in (source / "etcd.jsonl").read_text().splitlines()]
+            etcd_load(server_address, [(base64.b64decode(p["key"]), base64.b64decode(p["value"])) for p in pairs])
+            yield f"etcd://{server_address}/{volume}"
         elif volume in SERVERS:
             server = await accepting(volume.partition("-")[0])
             database = server.new_database()
@@ -147,7 +154,8 @@ async def assert_details(store: Store, ino: int, attr: Attr, entry: dict[str, An
         if not name.startswith("system.posix_acl")
     }
     names = await store.run(lambda tx: tx.xattr_names(ino))
-    assert set(names) == wanted.keys()
+    unreadable = {name.encode() for name in entry.get("xattr_errors", {})}  # by the real client: empty ones on etcd
+    assert set(names) - unreadable == wanted.keys()
     for name, value in wanted.items():
         assert await store.get(XattrKey(ino, name)) == (value,)
     if entry["type"] == "file":
@@ -156,7 +164,7 @@ async def assert_details(store: Store, ino: int, attr: Attr, entry: dict[str, An
             (records,) = await store.get(ChunkKey(ino, indx))
             assert all(piece.pos + piece.len <= CHUNK for piece in unpack(records))
         below = [indx for indx in indexes if indx * CHUNK < attr.length]
-        assert await store.chunk_indexes(ino, attr.length) == (indexes if store.name in engines.SQL else below)
+        assert await store.chunk_indexes(ino, attr.length) == (below if store.name == "redis" else indexes)
 
 
 async def all_keys(store: Store) -> list[Key[Any]]:
@@ -258,6 +266,8 @@ async def test_what_was_read_is_written_back_as_it_was(volume: str, tmp_path: Pa
         async def content() -> dict[Any, Any]:
             if volume.startswith("sqlite"):
                 return sqlite_content(tmp_path / "meta.db")
+            if volume in ETCD:
+                return {key: value for key, value in etcd_dump(url.split("/")[2]) if key.startswith(b"/etcd-plain")}
             if volume in SERVERS:
                 return server_content(url)
             return await redis_content(url)
@@ -269,26 +279,30 @@ async def test_what_was_read_is_written_back_as_it_was(volume: str, tmp_path: Pa
             assert len(keys) > 10
             records = await store.get(*keys)
 
-            async def rewrite(tx: Tx) -> None:
-                for key, record in zip(keys, records, strict=True):
-                    if record is not None:
-                        tx.put(key, record)
+            for start in range(0, len(keys), 100):
 
-            await store.run(rewrite)
+                async def rewrite(tx: Tx, start: int = start) -> None:
+                    for key, record in list(zip(keys, records, strict=True))[start : start + 100]:
+                        if record is not None:
+                            tx.put(key, record)
+
+                await store.run(rewrite)
             after = await content()
             assert after.keys() == before.keys()
             for name, value in before.items():
                 assert after[name] == value, name
 
-            async def add_nothing(tx: Tx) -> None:
-                for key in keys:
-                    if isinstance(key, CounterKey | SliceRefKey | ParentKey) and records[keys.index(key)] is not None:
-                        tx.add(key, 5)
-                        tx.add(key, -5)
-                    elif isinstance(key, DirStatKey):
-                        tx.add_stat(key, DirStat(0, 0, 0))
+            for start in range(0, len(keys), 100):
 
-            await store.run(add_nothing)
+                async def add_nothing(tx: Tx, start: int = start) -> None:
+                    for key, record in list(zip(keys, records, strict=True))[start : start + 100]:
+                        if isinstance(key, CounterKey | SliceRefKey | ParentKey) and record is not None:
+                            tx.add(key, 5)
+                            tx.add(key, -5)
+                        elif isinstance(key, DirStatKey):
+                            tx.add_stat(key, DirStat(0, 0, 0))
+
+                await store.run(add_nothing)
             assert await store.get(*keys) == records
         finally:
             await store.close()

@@ -53,7 +53,7 @@ def _lists(facts: Facts) -> Iterator[Damage]:
 
 def _references(facts: Facts) -> Iterator[Damage]:
     sizes: dict[int, int] = {}
-    missing = 0 if facts.counts_from_next else 1  # what no record means (format §3.12)
+    missing = facts.missing_reference
     for (slice_id, size), count in facts.references.items():
         if sizes.setdefault(slice_id, size) != size:
             text = f"slice {slice_id} has two sizes: {sizes[slice_id]} and {size} bytes"

@@ -56,6 +56,7 @@ class Facts:
     """See the module. Counts by inode unless said otherwise."""
 
     setting: Setting
+    missing_reference: int  # how often a slice without a record of it is named (format §3.12)
     counts_from_next: bool  # nextInode and nextChunk are the first id not yet given out, not the last one that was
     now: int  # unix seconds
     corrupt: list[tuple[Key[Any], str]] = field(default_factory=list)
@@ -117,7 +118,7 @@ COUNTERS = ("usedSpace", "totalInodes", "nextInode", "nextChunk")
 
 async def gather(store: Store, setting: Setting, *, now: int) -> Facts:
     """Read the volume; *now* in unix seconds. StoreError when the database fails, never for a damaged record."""
-    facts = Facts(setting, counts_from_next=bool(store.initial_counters), now=now)
+    facts = Facts(setting, missing_reference=store.missing_slice, counts_from_next=bool(store.initial_counters), now=now)
     facts.sessions = {sid: session.expire async for sid, session in store.sessions()}
     async for key, attr in store.scan(NodeKey):
         if _is_corrupt(facts, key, attr):

@@ -3,7 +3,7 @@
 from jfs.errors import ConfigError
 from jfs.meta.store.base import Store
 
-SCHEMES = ("redis", "rediss", "unix", "sqlite3", "postgres", "postgresql", "mysql", "memory")
+SCHEMES = ("redis", "rediss", "unix", "sqlite3", "postgres", "postgresql", "mysql", "etcd", "tikv", "memory")
 
 
 async def connect(url: str, *, password: str = "") -> Store:
@@ -15,7 +15,7 @@ async def connect(url: str, *, password: str = "") -> Store:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise ConfigError(
-            f"unknown metadata engine {scheme!r}; use redis://, rediss://, unix://, sqlite3://, postgres://, mysql:// or memory://"
+            f"unknown metadata engine {scheme!r}; use redis://, rediss://, unix://, sqlite3://, postgres://, mysql://, etcd://, tikv:// or memory://"
             if separator
             else "the metadata address has no scheme; write it as redis://host/1 or sqlite3://file.db"
         )
@@ -34,6 +34,10 @@ async def connect(url: str, *, password: str = "") -> Store:
         from jfs.meta.engines.sql.store import open_server
 
         return await open_server(url, password)
+    if scheme in ("etcd", "tikv"):
+        from jfs.meta.engines.kv.store import open_database
+
+        return await open_database(url, password)
     from jfs.meta.engines.redis.store import RedisStore
     from jfs.meta.engines.redis.url import parse_address as parse_redis_address
 

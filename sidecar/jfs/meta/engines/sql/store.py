@@ -59,6 +59,8 @@ class RowPage:
 class SqlStore(TransactionRunner):
     """A volume's records at a database server."""
 
+    missing_slice = SqlTx.MISSING_SLICE
+
     initial_counters: Mapping[str, int] = {
         "nextInode": 2,
         "nextChunk": 1,

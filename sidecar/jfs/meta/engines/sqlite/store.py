@@ -60,6 +60,7 @@ class SqliteStore(TransactionRunner):
     """A volume's records in an SQLite file."""
 
     name = "sqlite3"
+    missing_slice = SqliteTx.MISSING_SLICE
     initial_counters: Mapping[str, int] = {
         "nextInode": 2,
         "nextChunk": 1,

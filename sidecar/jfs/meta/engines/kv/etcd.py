@@ -1,0 +1,355 @@
+"""etcd over gRPC: an attempt remembers the revision of everything it has read, and commits by one etcd transaction that compares them.
+
+Reads come from the leader (linearizable); values of inodes and entries may come from what this process saw last, since a wrong
+one only costs another attempt. A range that was read as a whole is compared as a whole, so that a name which appears in it is
+noticed. A transaction is never split: one with more than etcd's 128 operations is refused. One event loop.
+"""
+
+import asyncio
+import errno
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import grpc
+import grpc.aio
+
+from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreUnavailable
+from jfs.meta.engines.kv.database import Attempt, Database, Pair
+from jfs.meta.engines.kv.proto import etcd_pb2 as pb
+from jfs.meta.engines.kv.url import KvAddress
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OPERATIONS: Final = 128  # etcd's --max-txn-ops, for comparisons and for changes
+_ANSWER_WITHIN: Final = 20.0  # seconds for one request
+_PATIENCE: Final = 10.0  # seconds that a server which does not answer is asked again
+_GENERATION: Final = 16384
+_LARGEST: Final = 64 << 20  # bytes of an answer
+
+
+class Found(NamedTuple):
+    """A value with its revision; revision 0 says that there is none."""
+
+    value: bytes | None
+    revision: int
+
+
+class _Lost(Exception):
+    """No answer; the request may have been carried out."""
+
+
+class EtcdDatabase(Database):
+    """A volume's keys in etcd."""
+
+    name = "etcd"
+
+    def __init__(self, address: KvAddress) -> None:
+        self.where = f"etcd at {', '.join(address.servers)}"
+        self._address = address
+        self._prefix = address.prefix
+        self._channel: grpc.aio.Channel | None = None
+        self._server = 0
+        self._calls: dict[str, Callable[..., Awaitable[Any]]] = {}
+        self._token: str | None = None
+        self._young: dict[bytes, Found] = {}
+        self._old: dict[bytes, Found] = {}
+
+    async def open(self) -> None:
+        """Try to read. StoreUnavailable, CredentialsRefused."""
+        await self.page(b"", b"\xff", 1, values=False)
+
+    # Requests.
+
+    def _call(self, service: str, method: str, answer: Any) -> Callable[..., Awaitable[Any]]:
+        call = self._calls.get(method)
+        if call is None:
+            if self._channel is None:
+                self._channel = self._dial()
+            call = self._calls[method] = self._channel.unary_unary(
+                f"/etcdserverpb.{service}/{method}",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=answer.FromString,
+            )
+        return call
+
+    def _dial(self) -> grpc.aio.Channel:
+        address = self._address
+        server = address.servers[self._server % len(address.servers)]
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", _LARGEST),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.enable_retries", 0),
+        ]
+        if address.server_name:
+            options.append(("grpc.ssl_target_name_override", address.server_name))
+        if not address.tls:
+            return grpc.aio.insecure_channel(server, options)
+        credentials = grpc.ssl_channel_credentials(address.ca, address.key, address.certificate)
+        return grpc.aio.secure_channel(server, credentials, options)
+
+    async def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        self._calls.clear()
+        if channel is not None:
+            await channel.close(None)
+
+    async def _ask(self, service: str, method: str, request: Any, answer: Any) -> Any:
+        """One request. _Lost, or what the server's refusal means."""
+        if self._token is None and self._address.user and method != "Authenticate":
+            await self._log_in()
+        metadata = (("token", self._token),) if self._token else ()
+        try:
+            return await self._call(service, method, answer)(request, timeout=_ANSWER_WITHIN, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: grpc.aio.AioRpcError) -> Exception:
+        code, text = error.code(), error.details() or ""
+        if "invalid auth token" in text:
+            self._token = None
+            return Conflict()
+        if "auth" in text or "user name is empty" in text or code is grpc.StatusCode.PERMISSION_DENIED:
+            return CredentialsRefused(
+                f"{self.where} refused the user or the password; check the metadata address and META_PASSWORD"
+            )
+        if "space exceeded" in text:
+            return FsError(errno.ENOSPC)
+        if "too many operations" in text or "too large" in text:
+            return FsError(errno.E2BIG)
+        if "too many requests" in text:
+            return Conflict()
+        if code in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.CANCELLED,
+        ):
+            return _Lost(text or code.name)
+        return StoreUnavailable(f"{self.where} failed: {text} ({code.name})")
+
+    async def _log_in(self) -> None:
+        request = pb.AuthenticateRequest(name=self._address.user, password=self._address.password)
+        answer = await self._ask("Auth", "Authenticate", request, pb.AuthenticateResponse)
+        self._token = answer.token
+
+    async def _read(self, method: str, request: Any, answer: Any) -> Any:
+        """A request that changes nothing: asked again, of the next server, while nobody answers."""
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        pause = 0.05
+        while True:
+            try:
+                return await self._ask("KV", method, request, answer)
+            except Conflict:
+                pass
+            except _Lost as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StoreUnavailable(
+                        f"{self.where} cannot be reached ({error}); check the address and that the server runs"
+                    ) from error
+                self._server += 1
+                await self._hang_up()
+            await asyncio.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 2, 1.0)
+
+    async def find(self, keys: Sequence[bytes]) -> list[Found]:
+        """Values with revisions."""
+        if len(keys) == 1:
+            answers = [await self._read("Range", pb.RangeRequest(key=self._prefix + keys[0]), pb.RangeResponse)]
+        else:
+            groups = [keys[at : at + OPERATIONS] for at in range(0, len(keys), OPERATIONS)]
+            transactions = await asyncio.gather(
+                *(self._read("Txn", self._reading(group), pb.TxnResponse) for group in groups)
+            )
+            answers = [one.response_range for transaction in transactions for one in transaction.responses]
+        found = []
+        for key, answer in zip(keys, answers, strict=True):
+            one = Found(answer.kvs[0].value, answer.kvs[0].mod_revision) if answer.kvs else Found(None, 0)
+            self.remember(key, one)
+            found.append(one)
+        return found
+
+    def _reading(self, keys: Sequence[bytes]) -> Any:
+        return pb.TxnRequest(
+            success=[pb.RequestOp(request_range=pb.RangeRequest(key=self._prefix + key)) for key in keys]
+        )
+
+    async def find_range(
+        self, start: bytes, end: bytes, limit: int, values: bool
+    ) -> tuple[list[tuple[bytes, bytes, int]], bool, int]:
+        """(key, value, revision) of a range, whether there are more, and the revision of the database."""
+        request = pb.RangeRequest(
+            key=self._prefix + start, range_end=self._prefix + end, limit=limit, keys_only=not values
+        )
+        answer = await self._read("Range", request, pb.RangeResponse)
+        cut = len(self._prefix)
+        return [(one.key[cut:], one.value, one.mod_revision) for one in answer.kvs], answer.more, answer.header.revision
+
+    async def change(self, request: Any) -> Any:
+        """An etcd transaction that stores. Conflict when it never was carried out, StoreUnavailable when that is not known."""
+        try:
+            return await self._ask("KV", "Txn", request, pb.TxnResponse)
+        except _Lost as error:
+            await self._hang_up()
+            self._server += 1
+            raise StoreUnavailable(
+                f"{self.where} did not answer ({error}); whether the change was made is unknown"
+            ) from error
+
+    def comparison(self, key: bytes, revision: int) -> Any:
+        """That a key has this revision."""
+        return pb.Compare(key=self._prefix + key, target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=revision)
+
+    def range_comparison(self, start: bytes, end: bytes, revision: int) -> Any:
+        """That nothing in a range is newer than a revision."""
+        return pb.Compare(
+            key=self._prefix + start,
+            range_end=self._prefix + end,
+            target=pb.Compare.MOD,
+            result=pb.Compare.LESS,
+            mod_revision=revision + 1,
+        )
+
+    def change_of(self, key: bytes, value: bytes | None) -> Any:
+        """The operation that stores a value or removes it."""
+        if value is None:
+            return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._prefix + key))
+        return pb.RequestOp(request_put=pb.PutRequest(key=self._prefix + key, value=value))
+
+    # What was seen last, of inodes and entries.
+
+    def remembered(self, key: bytes) -> Found | None:
+        """What this process saw last."""
+        found = self._young.get(key)
+        return self._old.get(key) if found is None else found
+
+    def remember(self, key: bytes, found: Found) -> None:
+        if key[:1] != b"A" or key[9:10] not in (b"I", b"D"):
+            return
+        if len(self._young) >= _GENERATION:
+            self._old, self._young = self._young, {}
+        self._young[key] = found
+
+    def forget(self, key: bytes) -> None:
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
+    # The interface.
+
+    def attempt(self, *, fresh: bool) -> "EtcdAttempt":
+        return EtcdAttempt(self, trust=not fresh)
+
+    async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [found.value for found in await self.find(keys)] if keys else []
+
+    async def page(self, start: bytes, end: bytes, limit: int, *, values: bool = True) -> list[Pair]:
+        found, _, _ = await self.find_range(start, end, limit, values)
+        return [(key, value) for key, value, _ in found]
+
+    async def remove_all(self) -> None:
+        self._young.clear()
+        self._old.clear()
+        request = pb.DeleteRangeRequest(key=self._prefix, range_end=self._prefix + b"\xff")
+        try:
+            await self._ask("KV", "DeleteRange", request, pb.DeleteRangeResponse)
+        except _Lost as error:
+            raise StoreUnavailable(f"{self.where} did not answer ({error}); run the command again") from error
+
+    async def close(self) -> None:
+        await self._hang_up()
+
+
+class EtcdAttempt(Attempt):
+    """What was read, with its revisions."""
+
+    def __init__(self, database: EtcdDatabase, *, trust: bool) -> None:
+        self._database = database
+        self._trust = trust
+        self._guessed = False
+        self._batches = 0
+        self._revisions: dict[bytes, int] = {}
+        self._ranges: list[tuple[bytes, bytes, int]] = []
+
+    @property
+    def needs_check(self) -> bool:
+        return self._guessed or self._batches > 1
+
+    def _saw(self, key: bytes, revision: int) -> None:
+        if self._revisions.setdefault(key, revision) != revision:
+            self._forget()
+            raise Conflict
+
+    async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: dict[bytes, Found] = {}
+        asked = []
+        for key in keys:
+            known = self._database.remembered(key) if self._trust else None
+            if known is None:
+                asked.append(key)
+            else:
+                self._guessed = True
+                found[key] = known
+        if asked:
+            self._batches += 1
+            found.update(zip(asked, await self._database.find(asked), strict=True))
+        for key in keys:
+            self._saw(key, found[key].revision)
+        return [found[key].value for key in keys]
+
+    async def scan(self, start: bytes, end: bytes, limit: int = 0, *, values: bool = True) -> list[Pair]:
+        self._batches += 1
+        found, more, revision = await self._database.find_range(start, end, limit, values)
+        for key, _, changed in found:
+            self._saw(key, changed)
+        if not more:
+            self._ranges.append((start, end, revision))
+        return [(key, value) for key, value, _ in found]
+
+    def _comparisons(self) -> list[Any]:
+        database = self._database
+        comparisons = [database.comparison(key, revision) for key, revision in self._revisions.items()]
+        comparisons += [database.range_comparison(*one) for one in self._ranges]
+        return comparisons
+
+    async def commit(self, changes: Mapping[bytes, bytes | None]) -> None:
+        database = self._database
+        comparisons = self._comparisons()
+        if len(changes) > OPERATIONS or len(comparisons) > OPERATIONS:
+            log.warning("a transaction of %d changes is larger than etcd's limit and was refused", len(changes))
+            raise FsError(errno.E2BIG)
+        request = pb.TxnRequest(
+            compare=comparisons, success=[database.change_of(key, value) for key, value in changes.items()]
+        )
+        try:
+            answer = await database.change(request)
+        except JfsError:
+            self._forget()
+            for key in changes:
+                database.forget(key)
+            raise
+        if not answer.succeeded:
+            self._forget()
+            raise Conflict
+        for key, value in changes.items():
+            database.remember(key, Found(value, 0 if value is None else answer.header.revision))
+
+    async def check(self) -> None:
+        comparisons = self._comparisons()
+        for start in range(0, len(comparisons), OPERATIONS):
+            answer = await self._database._read(
+                "Txn", pb.TxnRequest(compare=comparisons[start : start + OPERATIONS]), pb.TxnResponse
+            )
+            if not answer.succeeded:
+                self._forget()
+                raise Conflict
+
+    def _forget(self) -> None:
+        for key in self._revisions:
+            self._database.forget(key)
+
+    async def drop(self) -> None:
+        return

@@ -1,0 +1,1 @@
+"""Messages of etcd's gRPC interface, the part this client speaks."""

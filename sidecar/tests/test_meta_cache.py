@@ -212,6 +212,42 @@ def test_a_list_read_before_an_own_change_is_not_kept() -> None:
     assert table.slices(5, 0) is None
 
 
+async def test_open_cache_opens_without_asking_until_the_file_changes_here(made: Volume) -> None:
+    meta, other = await made.client(open_cache=1000.0), await made.client()
+    ino = await new_file(meta, b"f")
+    await write(meta, ino, 0, 100)
+    await meta.open(SUPERUSER, ino, os.O_RDONLY)
+    await meta.read_slices(ino, 0)
+    await meta.release(ino)
+    await write(other, ino, 0, 300)  # not seen: that is what was asked for
+    counting = Counting(meta)
+    assert (await meta.open(SUPERUSER, ino, os.O_RDONLY)).length == 100
+    assert len(await meta.read_slices(ino, 0)) == 1
+    await meta.release(ino)
+    assert counting.take() == {}
+    await write(meta, ino, 300, 100)
+    counting.take()
+    assert (await meta.open(SUPERUSER, ino, os.O_RDONLY)).length == 400
+    assert len(await meta.read_slices(ino, 0)) == 3
+    await meta.release(ino)
+    assert counting.take() == {"get": 1}
+
+
+def test_closed_files_are_remembered_up_to_the_limit() -> None:
+    table = OpenTable(trust=1000.0, limit=2)
+    attr = file(2)
+    for ino in (1, 2, 3):
+        table.open(ino, attr)
+        assert table.release(ino)
+        assert not table.is_open(ino)
+    assert [table.trusted(ino) is attr for ino in (1, 2, 3)] == [False, True, True]
+    table.observe(2, attr)  # a look at a closed file may show anything
+    assert table.trusted(2) is None
+    untrusting = OpenTable()
+    untrusting.open(1, attr)
+    assert untrusting.trusted(1) is None
+
+
 async def test_lookups_in_a_row_read_the_directory_at_once(made: Volume) -> None:
     writer = await made.client()
     d, _ = await writer.mkdir(SUPERUSER, 1, b"d", 0o755)

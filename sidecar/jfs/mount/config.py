@@ -60,6 +60,8 @@ class MountConfig:
     dir_entry_cache: float = 1.0
     negative_entry_cache: float = 0.0
     readdir_cache: bool = False
+    open_cache: float = 0.0
+    open_cache_limit: int = 10_000  # 0: any number
     # storage
     storage: str = ""
     bucket: str = ""
@@ -191,6 +193,8 @@ _TABLE: Final = (
     Option("dir-entry-cache", "dir_entry_cache", duration, "entries of directories are believed for [1s]"),
     Option("negative-entry-cache", "negative_entry_cache", duration, "missing names are believed missing for [0]"),
     Option("readdir-cache", "readdir_cache", None, "let the kernel cache listings (fuse-host kernel)"),
+    Option("open-cache", "open_cache", duration, "files seen so recently are opened without asking the database [0]"),
+    Option("open-cache-limit", "open_cache_limit", whole, "closed files remembered for that, 0 for all [10000]"),
     Option("storage", "storage", text, "object storage in place of the volume's setting"),
     Option("bucket", "bucket", text, "bucket in place of the volume's setting"),
     Option(
@@ -221,7 +225,7 @@ OPTIONS: Final = {option.name: option for option in _TABLE}
 # Features that do not exist yet and whose lack costs no correctness, with whether they take a value.
 WITHOUT_EFFECT: Final = {
     **dict.fromkeys(
-        (*("open-cache", "open-cache-limit", "backup-meta", "skip-dir-nlink", "log-id"),),
+        ("backup-meta", "skip-dir-nlink", "log-id"),
         True,
     ),
     **dict.fromkeys(

@@ -189,7 +189,8 @@ class Mount:
         storage = await self._storage(setting)
         blocks = self._blocks = await open_blocks(storage, config, lambda: meta.setting)
         budget = Budget(config.buffer_size)
-        writer = self._writer = Writer(blocks, meta, budget)
+        arena = None if config.read_only else self._state.arena(setting.block_size)
+        writer = self._writer = Writer(blocks, meta, budget, arena=arena)
         reader = Reader(
             blocks,
             meta,
@@ -232,6 +233,8 @@ class Mount:
                 log.warning("there is no state of a predecessor: files that were open, and locks, are lost")
         await meta.start_session(sid)
         self.sid = meta.sid
+        if sid and self._writer is not None:
+            self._writer.take_over()
         state.begin(meta.setting.uuid, meta.sid)
 
     async def _load(self, store: "Store", delete_objects: DeleteObjects, copy_slice: CopySlice) -> Meta:
@@ -249,6 +252,8 @@ class Mount:
             entry_timeout=config.entry_cache,
             dir_entry_timeout=config.dir_entry_cache,
             negative_timeout=config.negative_entry_cache,
+            open_cache=config.open_cache,
+            open_cache_limit=config.open_cache_limit,
             hold_attrs=0.1 if self.request.state is None else 0.0,  # a successor would not know of them
         )
         try:
@@ -367,9 +372,8 @@ class Mount:
             flags=config.mount_flags,
             max_read=config.max_fuse_io,
         )
-        host = make_host(
-            config, handlers, Accounting(REGISTRY, access_log), spec, self.request.connection, self._state.journal
-        )
+        journal = self._state.journal if self._state.path is not None else None
+        host = make_host(config, handlers, Accounting(REGISTRY, access_log), spec, self.request.connection, journal)
         handlers.invalidator = host.invalidator
         return host
 

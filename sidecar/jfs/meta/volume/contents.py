@@ -24,10 +24,16 @@ class Contents(Entries):
     """See the module."""
 
     async def open(self, caller: Caller, ino: int, flags: int) -> Attr:
-        """Open a file: fresh attributes (close-to-open), and its first chunk's list in the same round trip.
+        """Open a file: fresh attributes (close-to-open), unless `open_cache` trusts those seen last, and its first chunk's list in the
+        same round trip.
         FsError: ENOENT, EISDIR, EACCES, EPERM, EROFS."""
         if self._held:
             await self.settle_attrs(ino)
+        trusted = self._opened.trusted(ino)
+        if trusted is not None:
+            self._check_open(caller, trusted, flags, await self._acl(trusted.access_acl) if trusted.access_acl else None)
+            self._opened.open(ino, trusted)
+            return trusted
         started, version = self._cache.tick(), self._opened.version(ino)
         attr: Attr | None
         attr, raw = await self.store.get(NodeKey(ino), ChunkKey(ino, 0))

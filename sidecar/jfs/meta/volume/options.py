@@ -16,6 +16,7 @@ class MetaOptions:
 
     *check_access* makes the operations look at permission bits themselves; off when the kernel does (default_permissions).
     *max_deletes* bounds concurrent deletions of objects; 0 leaves all of them to other clients.
+    *open_cache*: files looked at less than so long ago are opened without asking the database.
     *hold_attrs* is how long attributes set on a file that is being written for the first time may wait for its commit; 0: not at all.
     """
 
@@ -31,6 +32,8 @@ class MetaOptions:
     entry_timeout: float = 1.0
     dir_entry_timeout: float = 1.0
     negative_timeout: float = 0.0
+    open_cache: float = 0.0
+    open_cache_limit: int = 10_000
     hold_attrs: float = 0.1
 
 

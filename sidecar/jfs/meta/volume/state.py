@@ -69,7 +69,7 @@ class MountState:
         )
         self._prefetch = Prefetch()
         self._listings: dict[int, asyncio.Task[None]] = {}
-        self._opened = OpenTable()
+        self._opened = OpenTable(trust=options.open_cache, limit=options.open_cache_limit)
         self._held = HeldAttrs()
         self.locks = Locks(store, lambda: self.sid, tick=self._cache.tick, learn=self._learn)
         self._sustained: set[int] = set()

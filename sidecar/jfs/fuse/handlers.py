@@ -35,7 +35,6 @@ from jfs.vfs.virtual import VirtualFiles
 _MAX_XATTR: Final = 65536
 _EXCHANGE: Final = 2
 _WHITEOUT: Final = 4
-_WHITEOUT: Final = 4
 
 
 class Handlers(OpenFiles):
@@ -373,14 +372,18 @@ class Handlers(OpenFiles):
         if writer is None:
             raise FsError(errno.EBADF)
         size = len(data)
-        if append and offset < handle.file.length:
+        request = _number(caller) if append else 0
+        placed = self._writer.placed(request) if request else None
+        if placed is not None:  # a predecessor took it, there, and did not come to answer
+            offset = placed
+        elif append and offset < handle.file.length:
             offset = handle.file.length
             if self.invalidator is not None:  # the kernel has put the bytes elsewhere in its pages
                 self.invalidator.inode(handle.ino)
         if offset + size > constants.MAX_FILE:
             raise FsError(errno.EFBIG)
         try:
-            await writer.write(offset, data)
+            await writer.write(offset, data, request)
         except FsError as error:
             raise _handle_error(error) from error
         self.files.wrote(handle.file, offset + size)

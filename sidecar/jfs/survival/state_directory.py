@@ -3,6 +3,7 @@
     handles   what is open (`handle_table`); its header says which volume and session it belongs to
     journal   changes under way (`journal`)
     listings  listings under way (`snapshots`)
+    data      what was taken and is not stored yet (`arena`)
     lock      held with flock(2) by the process that serves, so that two never do
 
 It holds no secrets. Invariant: a state of another volume, or without a connection that would need it, is never used: it is begun
@@ -16,6 +17,7 @@ import os
 from contextlib import suppress
 
 from jfs.errors import ConfigError
+from jfs.survival.arena import Arena
 from jfs.survival.handle_table import HandleTable
 from jfs.survival.journal import Journal
 from jfs.survival.snapshots import Snapshots
@@ -30,6 +32,7 @@ class StateDirectory:
         """Take the directory, which is made when it is missing. ConfigError when it cannot be used or another process has it."""
         self.path = path
         self._lock = -1
+        self._arena: Arena | None = None
         if path is None:
             self.handles, self.journal, self.snapshots = HandleTable(), Journal(), Snapshots(None)
             return
@@ -59,6 +62,16 @@ class StateDirectory:
         except (ValueError, KeyError, TypeError):
             return 0
 
+    def arena(self, block_size: int) -> Arena | None:
+        """Where data are kept that are not stored yet; None when nothing survives. ConfigError."""
+        if self.path is not None and self._arena is None:
+            try:
+                self._arena = Arena(os.path.join(self.path, "data"), block_size)
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                raise ConfigError(f"the state directory {self.path} cannot be used: {reason}") from error
+        return self._arena
+
     def begin(self, uuid: str, sid: int) -> None:
         """From now on the state is that of session *sid* of volume *uuid*."""
         self.handles.owner = json.dumps({"uuid": uuid, "sid": sid}).encode().ljust(128, b"\0")
@@ -68,11 +81,16 @@ class StateDirectory:
         self.handles.clear()
         self.journal.clear()
         self.snapshots.clear()
+        if self._arena is not None:
+            self._arena.clear()
 
     def close(self, *, keep: bool) -> None:
         """Give the directory up, and unless a successor is to *keep* it remove what is in it. Idempotent."""
         self.handles.close()
         self.journal.close()
+        if self._arena is not None:
+            self._arena.close(keep=keep)
+            self._arena = None
         if self.path is not None and not keep and self._lock >= 0:
             self.snapshots.clear()
             with suppress(OSError):

@@ -68,7 +68,7 @@ class Files:
         self._writer = writer
         self._reader = reader
         self._cached: dict[int, tuple[int, int, int]] = {}
-        self._told: dict[int, Attr | bytes] = {}
+        self._told: dict[int, Attr | bytes | None] = {}
 
     def tell(self, ino: int, attr: Attr) -> None:
         """The kernel is given *attr* and may believe it for the attribute time-out."""
@@ -78,11 +78,11 @@ class Files:
         told[ino] = attr
 
     def tell_listed(self, inos: Iterable[int], attrs: Iterable[Attr | bytes | None]) -> None:
-        """As `tell`, of the entries of a listing, stored forms among them; those without attributes it asks for itself."""
+        """As `tell`, of the entries of a listing, stored forms among them; what it believes of those without attributes is not known."""
         told = self._told
         if len(told) >= _TOLD:
             told.clear()
-        told.update((ino, attr) for ino, attr in zip(inos, attrs, strict=True) if attr is not None)
+        told.update(zip(inos, attrs, strict=True))
 
     def believes(self, ino: int, attr: Attr) -> bool:
         """Whether length and time that the kernel was last given are those of *attr*."""
@@ -107,7 +107,8 @@ class Files:
         """The handle that is in the table already: just now, or since a predecessor's time."""
         file = self.by_inode.get(ino)
         if file is None:
-            file = self.by_inode[ino] = OpenFile(ino, attr.length)
+            file = self.by_inode[ino] = OpenFile(ino, max(attr.length, self._writer.length(ino)))
+            file.written_ns = self._writer.mtime_ns(ino)
         file.handles += 1
         mode = flags & _ACCESS
         handle = FileHandle(

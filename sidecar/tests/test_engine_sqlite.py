@@ -10,7 +10,8 @@ import store_engines as engines
 from jfs.errors import ConfigError, JfsError, StoreUnavailable, VolumeError
 from jfs.format.slices import Slice
 from jfs.meta.connect import connect
-from jfs.meta.engines.sqlite import rows, schema
+from jfs.meta.engines import rows
+from jfs.meta.engines.sqlite import schema
 from jfs.meta.engines.sqlite.url import SqliteAddress, parse_address
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import ChunkKey, CounterKey, EdgeKey, NodeKey, SettingKey, SliceRefKey, SymlinkKey, XattrKey

@@ -8,7 +8,7 @@ Where an old database declares entry names as TEXT, both forms are looked for an
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jfs.errors import CorruptRecord
 from jfs.format.slices import RECORD
@@ -66,10 +66,14 @@ class Records:
         self._sql_put_edge = (
             self._sql_insert_edge + " ON CONFLICT(parent,name) DO UPDATE SET type=excluded.type,inode=excluded.inode"
         )
-        self._sql_append = f"UPDATE {p}chunk SET slices=CAST(slices || ? AS BLOB) WHERE inode=? AND indx=?"
+        self._sql_append = (
+            f"INSERT INTO {p}chunk(inode,indx,slices) VALUES(?,?,?) "
+            "ON CONFLICT(inode,indx) DO UPDATE SET slices=CAST(slices || excluded.slices AS BLOB)"
+        )
         self._sql_add_counter = (
             f"INSERT INTO {p}counter(name,value) VALUES(?,?) ON CONFLICT(name) DO UPDATE SET value=value+excluded.value"
         )
+        self._sql_add_usage = self._sql_add_counter.replace("(?,?)", "('usedSpace',?),('totalInodes',?)")
         self._sql_add_stat = (
             f"UPDATE {p}dir_stats SET data_length=data_length+?,used_space=used_space+?,used_inodes=used_inodes+? "
             "WHERE inode=?"
@@ -137,13 +141,11 @@ class Records:
         return None if row is None else from_row(row)
 
     def read_edge(self, key: EdgeKey) -> Entry | None:
-        parameters = (key.parent, key.name, key.name) if self.old_names else (key.parent, key.name)
-        row = self._execute(self._sql_edge, parameters).fetchone()
+        row = self._execute(self._sql_edge, (key.parent, *self._name(key.name))).fetchone()
         return None if row is None else Entry._make(row)
 
     def read_symlink(self, key: SymlinkKey) -> bytes | None:
-        target: bytes | None = self._value(f"SELECT target FROM {self._p}symlink WHERE inode=?", (key.ino,))
-        return target
+        return cast("bytes | None", self._value(f"SELECT target FROM {self._p}symlink WHERE inode=?", (key.ino,)))
 
     def read_xattr(self, key: XattrKey) -> bytes | None:
         value: bytes | None = self._value(
@@ -164,16 +166,14 @@ class Records:
     def read_counter(self, key: CounterKey) -> int | None:
         if key.name == _ACL_NUMBERS:
             return self._acls.last()
-        value: int | None = self._value(f"SELECT value FROM {self._p}counter WHERE name=?", (key.name,))
-        return value
+        return cast("int | None", self._value(f"SELECT value FROM {self._p}counter WHERE name=?", (key.name,)))
 
     def read_parent(self, key: ParentKey) -> int | None:
         count = self._value(f"SELECT count(*) FROM {self._p}edge WHERE inode=? AND parent=?", (key.ino, key.parent))
         return count or None
 
     def read_slice_ref(self, key: SliceRefKey) -> int:
-        refs = self._value(f"SELECT refs FROM {self._p}chunk_ref WHERE chunkid=? AND size=?", (key.id, key.size))
-        return refs or 0
+        return self._value(f"SELECT refs FROM {self._p}chunk_ref WHERE chunkid=? AND size=?", (key.id, key.size)) or 0
 
     def read_dir_stat(self, key: DirStatKey) -> DirStat | None:
         row = self._execute(
@@ -191,8 +191,9 @@ class Records:
         return True if self._value(f"SELECT 1 FROM {self._p}sustained WHERE sid=? AND inode=?", key[:2]) else None
 
     def read_deleted_file(self, key: DeletedFileKey) -> int | None:
-        since: int | None = self._value(f"SELECT expire FROM {self._p}delfile WHERE inode=? AND length=?", key[:2])
-        return since
+        return cast(
+            "int | None", self._value(f"SELECT expire FROM {self._p}delfile WHERE inode=? AND length=?", key[:2])
+        )
 
     def read_delayed(self, key: DelayedKey) -> bytes | None:
         records: bytes | None = self._value(
@@ -201,15 +202,12 @@ class Records:
         return records
 
     def read_detached(self, key: DetachedKey) -> int | None:
-        since: int | None = self._value(f"SELECT added FROM {self._p}detached_node WHERE inode=?", (key.ino,))
-        return since
+        return cast("int | None", self._value(f"SELECT added FROM {self._p}detached_node WHERE inode=?", (key.ino,)))
 
     def count_entries(self, ino: int, limit: int) -> int:
         """Entries of a directory, at most *limit*."""
-        count: int = self._value(
-            f"SELECT count(*) FROM (SELECT 1 FROM {self._p}edge WHERE parent=? LIMIT ?)", (ino, limit)
-        )
-        return count
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM {self._p}edge WHERE parent=? LIMIT ?)"
+        return cast("int", self._value(sql, (ino, limit)))
 
     def xattr_names(self, ino: int) -> list[bytes]:
         return [name for (name,) in self._execute(f"SELECT name FROM {self._p}xattr WHERE inode=?", (ino,)).fetchall()]
@@ -373,13 +371,19 @@ class Records:
                 (key.id, key.size, delta),
             )
 
+    def add_usage(self, space: int, inodes: int) -> None:
+        """The volume's two counters of usage plus so much, in one statement."""
+        self._execute(self._sql_add_usage, (space, inodes))
+
     def add_stat(self, key: DirStatKey, change: DirStat) -> None:
         self._execute(self._sql_add_stat, (*change, key.ino))
 
     def append(self, key: ChunkKey, packed: bytes, existing_only: bool) -> None:
-        if self._execute(self._sql_append, (packed, key.ino, key.indx)).rowcount or existing_only:
+        if not existing_only:
+            self._execute(self._sql_append, (key.ino, key.indx, packed))
             return
-        self._execute(f"INSERT INTO {self._p}chunk(inode,indx,slices) VALUES(?,?,?)", (key.ino, key.indx, packed))
+        sql = f"UPDATE {self._p}chunk SET slices=CAST(slices || ? AS BLOB) WHERE inode=? AND indx=?"
+        self._execute(sql, (packed, key.ino, key.indx))
 
     def count_slices(self, key: ChunkKey) -> int:
         """Records of a chunk's list."""

@@ -5,11 +5,14 @@ As nobody else writes meanwhile, reads need no validation and an error may escap
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from jfs.meta.engines.sqlite.records import UNKNOWN, Records
 from jfs.meta.model.keys import CounterKey, EdgeKey, Key, ParentKey, SliceRefKey
 from jfs.meta.store.tracking import TrackedTx
+
+_USED_SPACE: Final = CounterKey("usedSpace")
+_TOTAL_INODES: Final = CounterKey("totalInodes")
 
 
 class SqliteTx(TrackedTx):
@@ -59,7 +62,10 @@ class SqliteTx(TrackedTx):
         reads, writers = self.reads, records.writers
         for key, record in self.writes.items():
             writers[key.kind](key, record, reads.get(key, UNKNOWN))
-        for number, delta in self.adds.items():
+        adds = self.adds
+        if _USED_SPACE in adds and _TOTAL_INODES in adds:
+            records.add_usage(adds.pop(_USED_SPACE), adds.pop(_TOTAL_INODES))
+        for number, delta in adds.items():
             records.add(number, delta)
         for usage, change in self.stats.items():
             records.add_stat(usage, change)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kv_servers import etcd_server
+from kv_servers import etcd_server, tikv_server
 from mount_parts import (
     Mounted,
     Volume,
@@ -27,7 +27,7 @@ from sql_servers import accepting
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
-ENGINES = ("redis", "sqlite3", "postgres", "mysql", "etcd")
+ENGINES = ("redis", "sqlite3", "postgres", "mysql", "etcd", "tikv")
 PAIRS = [("pyfuse3", "redis"), ("pyfuse3", "sqlite3"), *(("kernel", engine) for engine in ENGINES)]
 
 
@@ -44,6 +44,8 @@ def address(redis: str, tmp_path: Path) -> Callable[[str], str]:
     def make(engine: str) -> str:
         if engine == "sqlite3":
             return f"sqlite3://{tmp_path}/meta.db"
+        if engine == "tikv":
+            return f"tikv://{asyncio.run(tikv_server())}/{tmp_path.name}"
         if engine == "etcd":
             return f"etcd://{asyncio.run(etcd_server())}/{tmp_path.name}"
         if engine in ("postgres", "mysql"):

@@ -14,6 +14,7 @@ from jfs.meta.model.keys import ChunkKey, CounterKey, EdgeKey, NodeKey, ParentKe
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.store.locks import InodeLocks
 
+SNAPSHOTS = ("tikv",)
 OPTIMISTIC = ["memory", *engines.REDIS, *engines.SERVERS]  # others may commit while an attempt is under way
 
 
@@ -170,7 +171,7 @@ async def test_commuting_writes_do_not_conflict(optimistic: engines.OpenClient) 
             await other.run(others)
 
     await one.run(operation)
-    assert attempts == 1
+    assert attempts <= 2 if one.name in SNAPSHOTS else attempts == 1
     counted = None if other.name in engines.SQL else 2  # from the entries, of which there are none
     assert await other.get(CounterKey("usedSpace"), ParentKey(7, 1)) == (2, counted)
 
@@ -203,8 +204,12 @@ async def test_a_torn_read_is_no_error(optimistic: engines.OpenClient) -> None:
         return "new" if new else "old"
 
     await one.run(prepare)
-    assert await one.run(find) == "new"
-    assert attempts == 2
+    if one.name in SNAPSHOTS:  # what held when the attempt began
+        assert await one.run(find) == "old"
+        assert attempts == 1
+    else:
+        assert await one.run(find) == "new"
+        assert attempts == 2
 
 
 async def test_an_answer_from_a_torn_read_does_not_escape(optimistic: engines.OpenClient) -> None:

@@ -9,8 +9,8 @@ import asyncio
 import errno
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from jfs.errors import Conflict, FsError, StoreUnavailable
 from jfs.meta.engines.kv.database import PAGE, Attempt, Database, Pair
@@ -24,6 +24,23 @@ LATEST: Final = (1 << 64) - 1
 _LOCK_TTL: Final = 5000  # milliseconds after which others may roll back a commit that does not get on
 _TOGETHER: Final = 512  # keys of one request
 _LARGEST: Final = 6 << 20  # bytes of one value, TiKV's default limit of an entry
+
+
+class Own(NamedTuple):
+    """A transaction that looks at ranges in which it has locks: its start, and what was there then."""
+
+    started: int
+    before: Mapping[bytes, bytes]
+
+
+class _Range(NamedTuple):
+    """A range that was read, with what was found."""
+
+    start: bytes
+    end: bytes
+    limit: int
+    values: bool
+    found: list[Pair]
 
 
 class TikvDatabase(Database):
@@ -79,8 +96,11 @@ class TikvDatabase(Database):
             again.append(lock.key)
         return again
 
-    async def scan_at(self, start: bytes, end: bytes, limit: int, version: int, *, values: bool) -> list[Pair]:
-        """Pairs of a range in order, at most *limit* when it is not 0."""
+    async def scan_at(
+        self, start: bytes, end: bytes, limit: int, version: int, *, values: bool, own: "Own | None" = None
+    ) -> list[Pair]:
+        """Pairs of a range in order, at most *limit* when it is not 0. Locks of the transaction *own* are read as what was there
+        when it began."""
         cut = len(self._prefix)
         at, stop = self._prefix + start, self._prefix + end
         found: list[Pair] = []
@@ -94,6 +114,8 @@ class TikvDatabase(Database):
 
             place, answer = await self.placement.send(at, "KvScan", build, pb.ScanResponse)
             locks = [_lock_of(pair.error) for pair in answer.pairs if pair.HasField("error")]
+            if own is not None:
+                locks = [lock for lock in locks if lock.lock_version != own.started]
             if answer.HasField("error"):
                 locks.append(_lock_of(answer.error))
             if locks:
@@ -102,11 +124,16 @@ class TikvDatabase(Database):
                 if asyncio.get_running_loop().time() > deadline:
                     raise StoreUnavailable(f"{self.placement.where}: a lock of another client stays; is it dead?")
                 continue
-            found += [(pair.key[cut:], pair.value) for pair in answer.pairs]
+            for pair in answer.pairs:
+                if not pair.HasField("error"):
+                    found.append((pair.key[cut:], pair.value))
+                elif own is not None and (key := pair.error.locked.key[cut:]) in own.before:
+                    found.append((key, own.before[key]))
             if limit and len(found) >= limit:
                 break
             if len(answer.pairs) >= wanted:
-                at = answer.pairs[-1].key + b"\0"
+                last = answer.pairs[-1]
+                at = (last.error.locked.key if last.HasField("error") else last.key) + b"\0"
             elif place.end and place.end < stop:
                 at = place.end
             else:
@@ -180,8 +207,15 @@ class TikvDatabase(Database):
 
     # Commits.
 
-    async def write(self, started: int, changes: Mapping[bytes, bytes | None], guarded: Sequence[bytes]) -> None:
-        """Store changes if neither they nor the guarded keys were changed since. Conflict, StoreUnavailable."""
+    async def write(
+        self,
+        started: int,
+        changes: Mapping[bytes, bytes | None],
+        guarded: Sequence[bytes],
+        recheck: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Store changes if neither they nor the guarded keys were changed since, nor *recheck* objects once all are locked.
+        Conflict, StoreUnavailable."""
         mutations = {self._prefix + key: _mutation(self._prefix + key, value) for key, value in changes.items()}
         for key in guarded:
             if key not in changes:
@@ -190,6 +224,8 @@ class TikvDatabase(Database):
         primary = self._prefix + next(iter(changes))
         try:
             await self._prewrite(started, primary, mutations)
+            if recheck is not None:
+                await recheck()
         except BaseException:
             self._finish(self._roll_back(started, list(mutations)))
             raise
@@ -319,6 +355,7 @@ class TikvAttempt(Attempt):
         self._database = database
         self._started = 0
         self._read: dict[bytes, bytes | None] = {}
+        self._ranges: list[_Range] = []
 
     async def _start(self) -> int:
         if not self._started:
@@ -336,13 +373,25 @@ class TikvAttempt(Attempt):
         found = await self._database.scan_at(start, end, limit, await self._start(), values=values)
         if values:
             self._read.update(found)
+        self._ranges.append(_Range(start, end, limit, values, found))
         return found
 
     async def commit(self, changes: Mapping[bytes, bytes | None]) -> None:
         if any(value is not None and len(value) > _LARGEST for value in changes.values()):
             raise FsError(errno.E2BIG)
         if changes:
-            await self._database.write(await self._start(), changes, list(self._read))
+            recheck = self._recheck if self._ranges else None
+            await self._database.write(await self._start(), changes, list(self._read), recheck)
+
+    async def _recheck(self) -> None:
+        """Conflict when a range is not what it was: names that appeared in it are no conflict of keys."""
+        now = await self._database.placement.timestamp()
+        for one in self._ranges:
+            own = Own(self._started, dict(one.found))
+            if one.found != await self._database.scan_at(
+                one.start, one.end, one.limit, now, values=one.values, own=own
+            ):
+                raise Conflict
 
     async def check(self) -> None:
         return

@@ -87,7 +87,7 @@ class KvTx(TrackedTx):
     def usage(self) -> dict[Any, Any]:
         """Additions that are stored apart from the commit."""
         return {
-            **{key: delta for key, delta in self.adds.items() if key in USAGE and delta},
+            **{key: delta for key, delta in self.adds.items() if key in USAGE},
             **{key: change for key, change in self.stats.items() if any(change)},
             **{key: change for key, change in self.quotas.items() if any(change)},
         }

@@ -56,9 +56,7 @@ class UsageBuffer:
         """Store what waits."""
         async with self._turn:
             changes, self._waiting = self._waiting, {}
-            changes = {
-                key: change for key, change in changes.items() if (any(change) if isinstance(change, tuple) else change)
-            }
+            changes = {key: change for key, change in changes.items() if not isinstance(change, tuple) or any(change)}
             if not changes:
                 return
             try:

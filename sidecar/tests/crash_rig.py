@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from crash_model import Found, Step, Tree, candidates
-from jfs.check import check
+from jfs.check.examination import examine
+from jfs.check.objects import Expectation, compare, confirm
 from jfs.meta.connect import connect
+from jfs.object.connect import open_volume
 from mount_parts import JFS, REAL, Mounted, Volume, eventually, free_port, run
 from seaweed_server import ACCESS_KEY, SECRET_KEY, SeaweedServer
 
@@ -83,7 +85,7 @@ class Rig:
     def __init__(self, folder: Path, engine: str, storage: str, seed: int, *, thorough: bool) -> None:
         self.folder = folder
         self.random = random.Random(seed)
-        self.thorough = thorough  # whether the programs are run after each round, not only after the last one
+        self.thorough = thorough  # whether the programs are run after every fifth round, not only after the last one
         self.redis: KillableRedis | None = None
         self.weed: SeaweedServer | None = None
         self.mount: Mounted | None = None
@@ -179,7 +181,7 @@ class Rig:
         self.remount()
         for number in range(WRITERS):
             self._verify(number)
-        self.examine(programs=self.thorough)
+        self.examine(programs=self.thorough and self.rounds % 5 == 0)
 
     def _outage(self, server: KillableRedis | SeaweedServer) -> None:
         server.kill()
@@ -234,13 +236,14 @@ class Rig:
 
     def examine(self, *, programs: bool) -> None:
         """The metadata are sound, no object is missing, and what is leaked is found; with *programs* by the commands, too."""
-        damages = asyncio.run(_damages(self.volume.url))
+        damages, lost, leaked = asyncio.run(_survey(self.volume.url))
         assert not damages, damages
+        assert not lost, lost
         if not programs:
             return
         checked = run(*JFS, "fsck", self.volume.url, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr
-        leaked = self._collect()
+        assert self._collect() == leaked
         self.leaked += leaked
         if leaked:
             self._collect("--delete")
@@ -262,10 +265,20 @@ class Rig:
         return leaked
 
 
-async def _damages(url: str) -> list[Any]:
+async def _survey(url: str) -> tuple[list[Any], list[Any], int]:
+    """Damages of the metadata, blocks that are missing, and the number of leaked objects."""
     store = await connect(url)
     try:
-        return list(await check(store))
+        facts, damages = await examine(store)
+        storage = open_volume(facts.setting)
+        try:
+            # No writer is at work: nothing is too young to be leaked.
+            listing = await compare(storage, Expectation(facts), young_from=time.time() + 3600)
+            lost = [block async for block in confirm(storage, store, listing.absent)]
+        finally:
+            await storage.close()
+        damages = [damage for damage in damages if not damage.note]
+        return damages, [*lost, *listing.wrong_sizes], listing.leaked.number
     finally:
         await store.close()
 

@@ -1,8 +1,9 @@
 """The crash loop: what fsync, close and the operations on names acknowledged survives SIGKILL of the client, of Redis and of the object
 storage at any instant, and the volume is sound afterwards.
 
-A few rounds here; `make crash ROUNDS=200` runs as many as one likes on each pair of database and storage (CRASH_ROUNDS), with
-the commands fsck and gc of both clients after every one. CRASH_SEED repeats a run's choices.
+After each round the metadata and the list of objects are examined. A few rounds here; `make crash ROUNDS=200` runs as many as
+one likes on each pair of database and storage (CRASH_ROUNDS), with the commands fsck and gc of both clients after every fifth
+and the last. CRASH_SEED repeats a run's choices.
 """
 
 import os

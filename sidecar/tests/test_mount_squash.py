@@ -56,6 +56,7 @@ class Page(NamedTuple):
     names: list[bytes]
     entries: list[Entry]
     attrs: None = None
+    raw_entries: None = None
     raw_attrs: None = None
 
 

@@ -9,7 +9,7 @@ import pytest
 import store_engines as engines
 from jfs.errors import FsError
 from jfs.format.slices import Slice
-from jfs.meta.model.attr import Entry
+from jfs.meta.model.attr import Entry, entry_columns
 from jfs.meta.model.keys import (
     ChunkKey,
     CounterKey,
@@ -348,6 +348,10 @@ async def test_listing_of_a_large_directory(store: Store, plus: bool) -> None:
                 assert name == b"dangling"
             else:
                 lengths[name] = attr.length
+        if page.raw_entries is not None:
+            assert [tuple(column) for column in entry_columns(page.raw_entries)] == list(
+                zip(*page.entries, strict=True)
+            )
         if page.raw_attrs is not None:
             packed = [None if attr is None else attr.pack() for attr in page.attrs]
             assert list(page.raw_attrs) == packed

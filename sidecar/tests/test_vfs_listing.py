@@ -25,6 +25,7 @@ class Page(NamedTuple):
     entries: list[Entry]
     attrs: list[Attr | None] | None
     raw_attrs: list[bytes | None]
+    raw_entries: None = None
 
 
 class Directory:

@@ -18,8 +18,9 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from jfs import eager
 from jfs.errors import FsError
-from jfs.meta.model.attr import Attr, unpack_attr
+from jfs.meta.model.attr import Attr, entry_columns, unpack_attr
 from jfs.meta.store.base import DirectoryPage
 from jfs.survival.snapshots import ENTRY, FITS, Snapshot, Snapshots
 
@@ -110,7 +111,7 @@ class DirectoryHandle:
         self._starts: list[int] = []  # where each page begins, and when it was read
         self._read: list[float] = []
         self._pages: AsyncIterator[DirectoryPage] | None = None
-        self._ahead: asyncio.Task[DirectoryPage | None] | None = None
+        self._ahead: asyncio.Future[DirectoryPage | None] | None = None
         self._failure: Exception | None = None
         self._lock = asyncio.Lock()
         self._sort = sort  # `--sort-dir`: by name, so that the first answer waits for the last page
@@ -120,8 +121,11 @@ class DirectoryHandle:
         """End a listing that was not read to its end."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+            if isinstance(ahead, asyncio.Task):
+                ahead.cancel()
+            await asyncio.wait((ahead,))
+            if not ahead.cancelled():
+                ahead.exception()  # nobody asks any more
         pages, self._pages = self._pages, None
         if isinstance(pages, AsyncGenerator):
             await pages.aclose()
@@ -213,9 +217,10 @@ class DirectoryHandle:
             if self._ahead is None and restarted:  # when interrupted, the kernel begins anew
                 page = await anext(pages, None)
             else:
-                if self._ahead is None:
-                    self._ahead = asyncio.create_task(_next(pages))
-                page = await asyncio.shield(self._ahead)
+                ahead = self._ahead
+                if ahead is None:
+                    ahead = self._ahead = eager.begin(_next(pages))  # most often the end, which is known already
+                page = ahead.result() if ahead.done() else await asyncio.shield(ahead)
                 self._ahead = None
         except Exception as error:
             self._failure, self._ahead = error, None
@@ -233,11 +238,12 @@ class DirectoryHandle:
     def _take(self, page: DirectoryPage) -> None:
         self._starts.append(len(self._names))
         self._read.append(time.monotonic())
-        entries = page.entries
         self._names += page.names
-        self._kinds += [kind for kind, _ in entries]
-        self._inos += [ino for _, ino in entries]
-        self._attrs += page.raw_attrs or page.attrs or [None] * len(entries)
+        raw = page.raw_entries
+        kinds, inos = zip(*page.entries, strict=True) if raw is None and page.names else entry_columns(raw or ())
+        self._kinds += kinds
+        self._inos += inos
+        self._attrs += page.raw_attrs or page.attrs or [None] * len(page.names)
         if self._snapshot is not None and not self._sort:
             self._record(self._starts[-1])
 

@@ -7,6 +7,7 @@ convert in their own codec.
 
 import stat
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from jfs.errors import CorruptRecord
@@ -111,3 +112,12 @@ def unpack_entry(raw: bytes) -> Entry:
     if len(raw) != 9:
         raise CorruptRecord(f"a directory entry has {len(raw)} bytes instead of 9")
     return Entry._make(_ENTRY.unpack(raw))
+
+
+def entry_columns(raws: Sequence[bytes]) -> tuple[Sequence[int], Sequence[int]]:
+    """Type codes and inodes of many stored entries, without a record for each."""
+    if set(map(len, raws)) - {_ENTRY.size}:
+        entries = list(map(unpack_entry, raws))  # raises at the one that is wrong
+        return [entry.kind for entry in entries], [entry.ino for entry in entries]
+    kinds, inos = zip(*_ENTRY.iter_unpack(b"".join(raws)), strict=True) if raws else ((), ())
+    return kinds, inos

@@ -115,6 +115,11 @@ class DirectoryPage(Protocol):
     def attrs(self) -> Sequence[Attr | None] | None: ...
 
     @property
+    def raw_entries(self) -> Sequence[bytes] | None:
+        """The stored form of `entries` (format §3.3) where the engine has it."""
+        ...
+
+    @property
     def raw_attrs(self) -> Sequence[bytes | None] | None:
         """The stored form of `attrs` (format §3.1) where the engine has it, else None though `attrs` may be there."""
         ...

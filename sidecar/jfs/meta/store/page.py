@@ -14,6 +14,7 @@ class RecordPage:
 
     __slots__ = ("attrs", "entries", "names")
 
+    raw_entries: Sequence[bytes] | None = None
     raw_attrs: Sequence[bytes | None] | None = None
 
     def __init__(self, names: list[bytes], entries: list[Entry], attrs: list[Attr | None] | None) -> None:
@@ -31,7 +32,7 @@ class StoredPage:
         self, names: list[bytes], raw_entries: list[bytes], raw_attrs: Sequence[bytes | None] | None = None
     ) -> None:
         self.names = names
-        self.raw_entries = raw_entries
+        self.raw_entries: list[bytes] = raw_entries
         self.raw_attrs = raw_attrs
         self._entries: list[Entry] | None = None
         self._attrs: list[Attr | None] | None = None

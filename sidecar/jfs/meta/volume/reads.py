@@ -12,7 +12,7 @@ from jfs.errors import FsError, StoreError
 from jfs.format.constants import DIRECTORY, FILE, MAX_NAME, ROOT, SYMLINK, TRASH, TRASH_NAME
 from jfs.format.slices import Slice, unpack
 from jfs.meta.model.acl import ACCESS, ACL_NAMES, DEFAULT, to_xattr
-from jfs.meta.model.attr import Attr
+from jfs.meta.model.attr import Attr, unpack_attr, unpack_entry
 from jfs.meta.model.keys import ChunkKey, NodeKey, SymlinkKey, XattrKey
 from jfs.meta.model.quota import Quota
 from jfs.meta.operations import rules as common
@@ -139,8 +139,23 @@ class Reads(MountState):
                 except FsError:
                     plus = False
         await self._read_at(ino, attr)
+        started = self._cache.tick()
         async for page in self.store.list_directory(ino, plus=plus):
+            if plus:
+                self._learn_directories(page, started)
             yield page
+
+    def _learn_directories(self, page: DirectoryPage, started: int) -> None:
+        """What a walk through the tree asks for next."""
+        raw, stored = page.raw_entries, page.raw_attrs
+        if raw is not None and stored is not None:
+            for entry, packed in zip(raw, stored, strict=True):
+                if entry[0] == DIRECTORY and packed is not None:
+                    self._learn(unpack_entry(entry).ino, unpack_attr(packed), started)
+        else:
+            for (kind, ino), attr in zip(page.entries, page.attrs or (), strict=True):
+                if kind == DIRECTORY and attr is not None:
+                    self._learn(ino, attr, started)
 
     async def readlink(self, ino: int) -> bytes:
         """Target of a symbolic link. FsError: ENOENT, EINVAL."""

@@ -13,6 +13,7 @@ from jfs.errors import CorruptRecord
 from jfs.meta.engines.redis import layout
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.engines.redis.link import Link
+from jfs.meta.model.attr import entry_columns
 from jfs.meta.store.page import StoredPage
 
 _PAGE: Final = 4096
@@ -41,8 +42,7 @@ async def list_directory(link: Link, ino: int, plus: bool) -> AsyncIterator[Stor
         if names:
             attrs = None
             if plus:
-                keys = [b"i%d" % int.from_bytes(entry[1:9], "big") for entry in entries]
-                (attrs,) = await link.read([(b"MGET", *keys)])
+                (attrs,) = await link.read([(b"MGET", *[b"i%d" % ino for ino in entry_columns(entries)[1]])])
             yield StoredPage(names, entries, attrs)
         if cursor == b"0":
             return

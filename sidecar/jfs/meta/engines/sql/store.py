@@ -34,6 +34,7 @@ class RowPage:
 
     __slots__ = ("_attrs", "_entries", "_plus", "_rows", "names")
 
+    raw_entries: Sequence[bytes] | None = None
     raw_attrs: Sequence[bytes | None] | None = None
 
     def __init__(self, rows: Sequence[Row], *, plus: bool) -> None:

@@ -26,6 +26,8 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 _PAGE = 4096
+_FIRST = 384  # entries of a listing's first page: about what the kernel asks for at once
+_LATER = 1024  # of the others, which are read while it takes in earlier ones
 _OLD_SESSION_LIFE = 300  # seconds from a heartbeat record to its end (format §4.1.2)
 
 
@@ -118,12 +120,14 @@ class SqliteStore(TransactionRunner):
 
     async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[SqlitePage]:
         after: bytes | None = b""  # no name is empty
+        count = _FIRST
         while after is not None:
-            rows, after = await self._database.read(partial(self._page, ino, after, plus))
+            rows, after = await self._database.read(partial(self._page, ino, after, count, plus))
+            count = _LATER
             if rows:
                 yield SqlitePage(rows, plus=plus)
 
-    def _page(self, ino: int, after: bytes, plus: bool) -> tuple[list[tuple[Any, ...]], bytes | None]:
+    def _page(self, ino: int, after: bytes, count: int, plus: bool) -> tuple[list[tuple[Any, ...]], bytes | None]:
         records = self._database.records
         select = "SELECT e.name,e.type,e.inode"
         source = f"FROM {self._p}edge e"
@@ -134,9 +138,9 @@ class SqliteStore(TransactionRunner):
         if records.old_names:  # two kinds of names do not sort together: all in one page
             return execute(f"{select} {source} WHERE e.parent=?", (ino,)).fetchall(), None
         rows = execute(
-            f"{select} {source} WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT {_PAGE}", (ino, after)
+            f"{select} {source} WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?", (ino, after, count)
         ).fetchall()
-        return rows, rows[-1][0] if len(rows) == _PAGE else None
+        return rows, rows[-1][0] if len(rows) == count else None
 
     async def allot(self, counter: str, count: int) -> int:
         return await self._increment(counter, count) - count

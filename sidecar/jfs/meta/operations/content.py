@@ -43,7 +43,7 @@ async def commit_slice(tx: Tx, rules: Rules, ino: int, indx: int, record: Slice,
     if node.kind != FILE:
         raise FsError(errno.EPERM)
     length = max(node.length, indx * CHUNK + record.pos + record.len)
-    attr = common.with_mtime(node._replace(length=length), mtime, now)
+    attr = common.with_mtime(node._replace(length=length) if length != node.length else node, mtime, now)
     grown = align4k(length) - align4k(node.length)
     common.check_space(rules, grown, 0)
     tx.put(NodeKey(ino), attr)

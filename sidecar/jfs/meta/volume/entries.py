@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from jfs.errors import FsError
 from jfs.format import constants
@@ -28,7 +29,12 @@ from jfs.meta.volume.summary import summary
 
 def hour_name(now: int) -> bytes:
     """Name of the trash directory of time *now* (ns): `YYYY-MM-DD-HH` in UTC (format §3.13)."""
-    return datetime.fromtimestamp(now // common.SECOND, UTC).strftime("%Y-%m-%d-%H").encode()
+    return _name_of_hour(now // (3600 * common.SECOND))
+
+
+@lru_cache(maxsize=4)
+def _name_of_hour(hour: int) -> bytes:
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d-%H").encode()
 
 
 class Entries(Attributes):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from crc32c import crc32c
-from jfs.errors import ConfigError, ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable
+from jfs.errors import ConfigError, ObjectError, ObjectForbidden, ObjectNotFound, ObjectUnavailable, StorageMissing
 from jfs.format.setting import new_setting
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_storage, open_volume
@@ -144,6 +144,24 @@ async def test_transient_failures_are_tried_again(status: int) -> None:
     assert bodies == [data] * 3
 
 
+async def test_a_server_that_asks_for_a_pause_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    answers = iter((("7", 503), ("soon", 503), ("1000", 429), ("", 200)))
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def handler(request: web.Request) -> web.Response:
+        wanted, status = next(answers)
+        return web.Response(status=status, headers={"Retry-After": wanted} if wanted else {})
+
+    async with serving(handler, tries=4) as storage:
+        monkeypatch.setattr("jfs.object.s3.asyncio.sleep", sleep)
+        await storage.put("object", b"data")
+        monkeypatch.undo()
+    assert [round(pause) for pause in pauses] == [7, 0, 10]
+
+
 async def test_failures_that_last_are_one_sentence() -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(status=503, text="<Error><Code>SlowDown</Code></Error>")
@@ -268,7 +286,7 @@ async def test_objects_get_the_class_and_tags_of_their_tier() -> None:
     [
         (403, "<Code>AccessDenied</Code>", ObjectForbidden, "refused.*AccessDenied.*rights"),
         (403, "<Code>RequestTimeTooSkewed</Code>", ObjectForbidden, "clock"),
-        (404, "<Code>NoSuchBucket</Code>", ObjectUnavailable, "does not exist: create it"),
+        (404, "<Code>NoSuchBucket</Code>", StorageMissing, "does not exist: create it"),
         (404, "<Code>NoSuchKey</Code>", ObjectNotFound, "no object"),
         (400, "<Code>AuthorizationHeaderMalformed</Code>", ObjectUnavailable, "region eu-west-3"),
         (418, "", ObjectUnavailable, "418"),

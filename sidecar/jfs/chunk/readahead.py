@@ -2,7 +2,7 @@
 
 A handle has two streams, so that a program that reads at two places of a file, or now and then looks elsewhere, keeps its
 window. A window begins with one block when a read starts at the beginning or continues another, doubles while the program
-keeps up and halves when memory is short.
+keeps up and halves when memory is short. Reads that go on by the same step (a column of a table) are found by `Stride`.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,25 @@ class Stream:
     total: int = 0
     window: int = 0
     used: int = 0  # order of use
+
+
+class Stride:
+    """Reads at a constant distance from each other, in either direction."""
+
+    __slots__ = ("_last", "_repeats", "_step")
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._step = 0
+        self._repeats = 0
+
+    def note(self, offset: int) -> int:
+        """The step by which the next reads will go on, 0 when none shows; one shows when it was made three times."""
+        step = offset - self._last
+        self._last = offset
+        self._repeats = self._repeats + 1 if step == self._step else 0
+        self._step = step
+        return step if self._repeats >= 2 else 0
 
 
 class Streams:

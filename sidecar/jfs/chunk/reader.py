@@ -24,7 +24,7 @@ from jfs.chunk.interfaces import SliceSource
 from jfs.chunk.memory import give_back
 from jfs.chunk.naming import block_length
 from jfs.chunk.prefetch import Prefetcher
-from jfs.chunk.readahead import Stream, Streams
+from jfs.chunk.readahead import Stream, Streams, Stride
 from jfs.errors import FsError, ObjectError, ObjectNotFound
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Segment, Slice, view
@@ -33,6 +33,7 @@ from jfs.object.base import Data
 log = logging.getLogger(__name__)
 _ZEROS: Final = memoryview(bytes(1 << 20))
 _VIEWS: Final = 10_000  # chunks whose view is kept
+_STRIDES: Final = 4  # reads of a strided program that are prepared
 _TICK: Final = 10.0  # seconds between looks for blocks nobody uses
 
 
@@ -56,11 +57,12 @@ class _View(NamedTuple):
 class FileReader:
     """One open handle of an inode."""
 
-    __slots__ = ("_ino", "_reader", "_streams")
+    __slots__ = ("_ino", "_reader", "_streams", "_stride")
 
     def __init__(self, reader: "Reader", ino: int) -> None:
         self._reader = reader
         self._ino = ino
+        self._stride = Stride()
         self._streams = None if reader.blocks.cheap_ranges else Streams(reader.blocks.block_size, reader.max_readahead)
 
     async def read(self, offset: int, size: int, length: int) -> Data:
@@ -71,6 +73,8 @@ class FileReader:
         stream = None
         if self._streams is not None:
             stream = self._streams.note(offset, size, self._reader.room)
+            if not stream.window and (step := self._stride.note(offset)):
+                self._reader.read_on(self._ino, offset, step, length)
         data = await self._reader.read(self._ino, offset, size, whole_blocks=stream is not None and stream.window > 0)
         if stream is not None and stream.window:
             self._reader.read_ahead(self._ino, stream, length)
@@ -317,6 +321,28 @@ class Reader:
                 task.add_done_callback(self._tasks.discard)
                 task.add_done_callback(_seen)
             begin += count
+
+    def read_on(self, ino: int, offset: int, step: int, length: int) -> None:
+        """Have the blocks of the next reads of a strided program prefetched, as far as the records of their chunks are known."""
+        if self._prefetcher is None or not step:
+            return
+        for number in range(1, _STRIDES + 1):
+            at = offset + number * step
+            if not 0 <= at < length:
+                return
+            indx, pos = divmod(at, CHUNK)
+            known = self._views.get((ino, indx))
+            if known is None:
+                continue
+            place = bisect_right(known.starts, pos) - 1
+            if place < 0:
+                continue
+            segment = known.segments[place]
+            inside = pos - segment.pos
+            if segment.id and inside < segment.len:
+                block = (segment.off + inside) // self.blocks.block_size
+                if (segment.id, block) not in self.cache:
+                    self._prefetcher.want(segment.id, segment.size, block)
 
     async def _plan_ahead(self, ino: int, indx: int, pos: int, count: int) -> None:
         """The window has reached a chunk whose records are not known yet."""

@@ -33,6 +33,7 @@ from jfs.object.s3_address import BucketAddress
 from jfs.object.s3_signing import Credentials, Signer
 
 _TRANSIENT: Final = frozenset((408, 429, 500, 502, 503, 504))
+_LONGEST_PAUSE: Final = 10.0  # seconds
 _CHECKSUM: Final = "x-amz-meta-crc32c"
 _ERROR_CODE: Final = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
 
@@ -144,10 +145,13 @@ class S3Storage:
                     raise ObjectUnavailable(
                         f"the object storage at {self._base} cannot be reached or broke off: {reason}"
                     ) from error
+                wanted = 0.0
             else:
                 if answer.status not in _TRANSIENT or tried >= self._options.tries:
                     return answer
-            await asyncio.sleep(random.uniform(0.5, 1.0) * self._options.first_pause * 2 ** (tried - 1))
+                wanted = _wanted_pause(answer)
+            pause = self._options.first_pause * 2 ** (tried - 1)
+            await asyncio.sleep(wanted + random.uniform(0.5, 1.0) * pause)
 
     async def _send(self, method: str, key: str, headers: dict[str, str], data: memoryview | None) -> HttpAnswer:
         path = self._address.path(key)
@@ -208,6 +212,14 @@ class S3Storage:
                 f"the bucket {self.describe()} is in region {region}, not in {self._address.region}: name its region in the URL"
             )
         return ObjectUnavailable(f"the object storage failed to {action} {what}: {code or 'status'} {answer.status}")
+
+
+def _wanted_pause(answer: HttpAnswer) -> float:
+    """Seconds that a server which is too busy (503 SlowDown, 429) asks to be left alone, as far as we obey."""
+    try:
+        return min(max(float(answer.headers.get("retry-after", 0)), 0.0), _LONGEST_PAUSE)
+    except ValueError:  # a date, which no object storage sends
+        return 0.0
 
 
 def _code(answer: HttpAnswer) -> str:

@@ -13,31 +13,39 @@ import errno
 import os
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from jfs.chunk.reader import Reader
 from jfs.chunk.writer import Writer
 from jfs.errors import FsError
 from jfs.format import constants
 from jfs.format.constants import ROOT, SPECIAL, TRASH
+from jfs.fuse.names import Names
+from jfs.fuse.open_directories import OpenDirectories
 from jfs.fuse.open_files import OpenFiles
-from jfs.fuse.requests import ATIME, ATIME_NOW, MTIME, MTIME_NOW, SIZE, Invalidator, Opened, SetAttr, Timeouts
-from jfs.meta.model.acl import ACL_NAMES
+from jfs.fuse.requests import (
+    ATIME,
+    ATIME_NOW,
+    MTIME,
+    MTIME_NOW,
+    SIZE,
+    Invalidator,
+    Opened,
+    SetAttr,
+    Timeouts,
+    request_number,
+)
+from jfs.fuse.xattrs import SECURITY, Xattrs
 from jfs.meta.model.attr import Attr
 from jfs.meta.volume import SUPERUSER, Caller, Meta, StatFS
-from jfs.survival.handle_table import DIRECTORY, VIRTUAL, HandleTable
+from jfs.survival.handle_table import VIRTUAL, HandleTable
 from jfs.survival.snapshots import Snapshots
 from jfs.vfs.access_log import AccessLog
-from jfs.vfs.directories import Directories, DirectoryHandle, Item, Window
+from jfs.vfs.directories import Directories
 from jfs.vfs.files import Files
 from jfs.vfs.virtual import VirtualFiles
 
-_MAX_XATTR: Final = 65536
-_EXCHANGE: Final = 2
-_WHITEOUT: Final = 4
 
-
-class Handlers(OpenFiles):
+class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
     """The handlers of one mount."""
 
     def __init__(
@@ -65,7 +73,7 @@ class Handlers(OpenFiles):
         self.timeouts = timeouts
         self.xattrs = xattrs
         self.ioctls = ioctls
-        self._refused = _SECURITY - security
+        self._refused = SECURITY - security
         self._nameless: set[int] = set()  # open files that were made without a name and may be given one
         self._umask = umask  # that of the mount, in place of the caller's
         self.caller: Callable[[int, int, int], Caller] = Caller  # of uid, gid and pid: how hosts make one
@@ -182,89 +190,12 @@ class Handlers(OpenFiles):
         """Totals of the volume, within the quotas above the inode."""
         return await self.meta.statfs(ino if ino < SPECIAL else ROOT)
 
-    # -- making and removing names ----------------------------------------------------------------------------
-
-    def _own_parent(self, parent: int, name: bytes, error: int) -> int:
-        """The directory to change; FsError(*error*) for virtual names of the root."""
-        if parent == ROOT:
-            if name in self.virtual.names:
-                raise FsError(error)
-            return self._root
-        return parent
-
-    async def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> tuple[int, Attr]:
-        """Make a file or special file; *mode* holds the type as stat(2)'s st_mode."""
-        parent = self._own_parent(parent, name, errno.EEXIST)
-        kind = _kind(mode)
-        if self._umask is not None:
-            caller = caller._replace(umask=self._umask)
-        ino, attr = await self.meta.mknod(caller, parent, name, kind, mode & 0o7777, rdev)
-        self.directories.added(parent, name)
-        return ino, attr
-
-    async def mkdir(self, caller: Caller, parent: int, name: bytes, mode: int) -> tuple[int, Attr]:
-        """Make a directory."""
-        parent = self._own_parent(parent, name, errno.EEXIST)
-        if self._umask is not None:
-            caller = caller._replace(umask=self._umask)
-        ino, attr = await self.meta.mkdir(caller, parent, name, mode & 0o7777)
-        self.directories.added(parent, name)
-        return ino, attr
-
-    async def symlink(self, caller: Caller, parent: int, name: bytes, target: bytes) -> tuple[int, Attr]:
-        """Make a symbolic link."""
-        parent = self._own_parent(parent, name, errno.EEXIST)
-        if len(target) >= constants.MAX_SYMLINK:
-            raise FsError(errno.ENAMETOOLONG)
-        ino, attr = await self.meta.symlink(caller, parent, name, target)
-        self.directories.added(parent, name)
-        return ino, attr
-
-    async def link(self, caller: Caller, ino: int, parent: int, name: bytes) -> tuple[int, Attr]:
-        """Make another name of *ino*."""
-        if ino >= SPECIAL:
-            raise FsError(errno.EPERM)
-        parent = self._own_parent(parent, name, errno.EPERM)
-        since = self.files.changes
-        attr = await self.meta.link(caller, ino, parent, name, nameless=ino in self._nameless)
-        self._nameless.discard(ino)
-        self.directories.added(parent, name)
-        self.directories.changed(ino)
-        return ino, self.files.seen(ino, attr, since)
-
-    async def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
-        """Remove a name that is no directory."""
-        parent = self._own_parent(parent, name, errno.EPERM)
-        ino = await self.meta.unlink(caller, parent, name)
-        self.directories.removed(parent, name)
-        if ino:
-            self.directories.changed(ino)
-
-    async def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
-        """Remove an empty directory."""
-        parent = self._own_parent(parent, name, errno.EPERM)
-        await self.meta.rmdir(caller, parent, name)
-        self.directories.removed(parent, name)
-
-    async def rename(
-        self, caller: Caller, parent: int, name: bytes, newparent: int, newname: bytes, flags: int
-    ) -> None:
-        """renameat2(2) with NOREPLACE (1), EXCHANGE (2) and WHITEOUT (4)."""
-        parent = self._own_parent(parent, name, errno.EPERM)
-        newparent = self._own_parent(newparent, newname, errno.EPERM)
-        await self.meta.rename(caller, parent, name, newparent, newname, flags)
-        if flags & (_EXCHANGE | _WHITEOUT):
-            self.directories.added(parent, name)
-        else:
-            self.directories.removed(parent, name)
-        self.directories.added(newparent, newname)
-
     # -- files --------------------------------------------------------------------------------------------------
 
     async def open(self, caller: Caller, ino: int, flags: int) -> Opened:
         """Open a file; with O_TRUNC it is emptied."""
         if ino >= SPECIAL:
-            fh = self.files.table.take(VIRTUAL, ino, flags, read_only=True, request=_number(caller))
+            fh = self.files.table.take(VIRTUAL, ino, flags, read_only=True, request=request_number(caller))
             try:
                 await self.virtual.open(ino, flags, fh)
             except BaseException:
@@ -280,7 +211,7 @@ class Handlers(OpenFiles):
             # Close-to-open: the reply to open carries no attributes, and reads stop at the length that the kernel believes.
             self.invalidator.attributes(ino)
             files.tell(ino, attr)
-        handle = files.open(ino, flags, attr, _number(caller))
+        handle = files.open(ino, flags, attr, request_number(caller))
         await self._forget_unanswered(caller)
         if flags & os.O_TRUNC:  # the kernel has checked the right to write, also for O_RDONLY
             try:
@@ -301,7 +232,7 @@ class Handlers(OpenFiles):
         ino, attr, created = await self.meta.create(caller, parent, name, mode & 0o7777, flags)
         attr = files.seen(ino, attr, since)
         self.directories.added(parent, name)
-        handle = files.open(ino, flags, attr, _number(caller))
+        handle = files.open(ino, flags, attr, request_number(caller))
         await self._forget_unanswered(caller)
         if not created and flags & os.O_TRUNC:
             try:
@@ -372,7 +303,7 @@ class Handlers(OpenFiles):
         if writer is None:
             raise FsError(errno.EBADF)
         size = len(data)
-        request = _number(caller) if append else 0
+        request = request_number(caller) if append else 0
         placed = self._writer.placed(request) if request else None
         if placed is not None:  # a predecessor took it, there, and did not come to answer
             offset = placed
@@ -442,145 +373,6 @@ class Handlers(OpenFiles):
         """The inode of an open handle, for hosts that are not told it; 0 when there is none."""
         handle = self.files.find(fh)
         return handle.ino if handle is not None else self.virtual.inode(fh) or self.directories.inode(fh)
-
-    # -- directories --------------------------------------------------------------------------------------------
-
-    async def opendir(self, caller: Caller, ino: int) -> Opened:
-        """Open a directory; nothing is read yet."""
-        shown = ino
-        if ino == ROOT:
-            ino = self._root
-        if caller.checked or not self._access_checked:
-            await self.meta.access(caller, ino, os.R_OK)
-        fh = self.files.table.take(DIRECTORY, ino, 0, read_only=True, request=_number(caller))
-        directory = self.restore_directory(fh, shown, ino)
-        await self._forget_unanswered(caller)
-        if self._readdir_cache:
-            attr = await self.meta.getattr(ino)
-            now = (attr.mtime, attr.mtimensec)
-            keep = self._listed.get(ino) == now
-            self._listed[ino] = now
-            return Opened(directory.fh, keep_cache=keep, cache_directory=True)
-        return Opened(directory.fh)
-
-    def restore_directory(self, fh: int, shown: int, ino: int) -> DirectoryHandle:
-        """The open directory *ino*, which the kernel knows as *shown*, under a number of the table."""
-        return self.directories.open(fh, ino, lambda: self._first(shown))
-
-    def _first(self, ino: int) -> list[Item]:
-        first = self.virtual.listing() if ino == ROOT else []
-        return [*first, Item(b".", ino, constants.DIRECTORY, None), Item(b"..", ROOT, constants.DIRECTORY, None)]
-
-    async def readdir(self, caller: Caller, ino: int, fh: int, cookie: int, size: int, plus: bool) -> Window:
-        """Entries from position *cookie* on, at most what *size* bytes of reply can hold and none only at the end; the one at index
-        i has the next cookie *cookie*+i+1."""
-        handle = self.directories.get(fh)
-        if cookie == 0 or not handle.started:
-            self.directories.suspect(self.files.by_inode)  # what is written there may not be committed yet
-            pages = self.meta.list_directory(caller, handle.ino, plus=plus)
-            await (handle.resume(pages) if cookie else handle.start(pages))  # one of a predecessor's goes on where it was
-        count = _fitting(size, plus)
-        await handle.fill(cookie, count)
-        return self.directories.current(handle, handle.window(cookie, count, freshness=self.timeouts.attr))
-
-    def listed(self, fh: int, cookie: int, size: int, plus: bool) -> Window | None:
-        """What `readdir` would answer now, None when it would have to wait for it or the handle is closed."""
-        handle = self.directories.find(fh)
-        if handle is None or not handle.known(cookie):
-            return None
-        count = _fitting(size, plus)
-        handle.take_ahead(cookie + count)
-        window = handle.window(cookie, count, freshness=self.timeouts.attr)
-        return self.directories.current(handle, window)
-
-    def told(self, window: Window, count: int) -> None:
-        """The kernel is given the attributes of the first *count* entries."""
-        self.files.tell_listed(window.inos[:count], window.attrs[:count])
-
-    async def releasedir(self, caller: Caller, ino: int, fh: int) -> None:
-        """Close a directory."""
-        handle: DirectoryHandle = self.directories.get(fh)
-        self.directories.close(fh)
-        self.files.table.free(fh)
-        await handle.close()
-
-    async def fsyncdir(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
-        """Nothing to do: names are durable when their operation returns."""
-
-    # -- extended attributes --------------------------------------------------------------------------------------
-
-    async def setxattr(self, caller: Caller, ino: int, name: bytes, value: bytes, flags: int) -> None:
-        """Set an attribute; checks in the order of format §5.3 xattr."""
-        self._check_xattr(ino, name)
-        if len(value) > _MAX_XATTR:
-            raise FsError(errno.ERANGE)
-        await self.meta.setxattr(caller, self._root if ino == ROOT else ino, name, value, flags)
-
-    async def getxattr(self, caller: Caller, ino: int, name: bytes, size: int) -> bytes:
-        """The value; FsError(ENODATA) when there is none, ERANGE when it is longer than a *size* that is not 0."""
-        if ino >= SPECIAL or not self.xattrs or self._is_foreign(name):
-            raise FsError(errno.ENODATA)
-        value = await self.meta.getxattr(ino, name)
-        if size and len(value) > size:
-            raise FsError(errno.ERANGE)
-        return value
-
-    async def listxattr(self, caller: Caller, ino: int, size: int) -> list[bytes]:
-        """The names; FsError(ERANGE) when they need more than a *size* that is not 0."""
-        if ino >= SPECIAL or not self.xattrs:
-            return []
-        names = await self.meta.listxattr(ino)
-        if size and sum(map(len, names)) + len(names) > size:
-            raise FsError(errno.ERANGE)
-        return names
-
-    async def removexattr(self, caller: Caller, ino: int, name: bytes) -> None:
-        """Remove an attribute; FsError(ENODATA) when there is none."""
-        self._check_xattr(ino, name)
-        await self.meta.removexattr(caller, self._root if ino == ROOT else ino, name)
-
-    def _check_xattr(self, ino: int, name: bytes) -> None:
-        if ino >= SPECIAL:
-            raise FsError(errno.EPERM)
-        if len(name) > 255:
-            raise FsError(errno.ERANGE)
-        if not name:
-            raise FsError(errno.EINVAL)
-        if not self.xattrs or self._is_foreign(name):
-            raise FsError(errno.ENOTSUP)
-
-    def _is_foreign(self, name: bytes) -> bool:
-        """Whether attributes of that name are not served."""
-        return name in self._refused or (name.startswith(b"system.") and not (self.acls and name in ACL_NAMES))
-
-
-def _number(caller: Caller) -> int:
-    """The kernel's number of the request, where it is kept."""
-    return caller.request.number if caller.request is not None else 0
-
-
-def _fitting(size: int, plus: bool) -> int:
-    """How many entries a reply of *size* bytes holds at most."""
-    return size // (160 if plus else 32) + 1
-
-
-# Names that need --enable-cap and --enable-selinux (format §5.3 xattr).
-_SECURITY: Final = frozenset((b"security.capability", b"security.selinux"))
-_KINDS: Final = {
-    0o100000: constants.FILE,
-    0: constants.FILE,
-    0o010000: constants.FIFO,
-    0o060000: constants.BLOCK_DEVICE,
-    0o020000: constants.CHAR_DEVICE,
-    0o140000: constants.SOCKET,
-}
-
-
-def _kind(mode: int) -> int:
-    kind = _KINDS.get(mode & 0o170000)
-    if kind is None:
-        raise FsError(errno.EINVAL)
-    return kind
 
 
 def _handle_error(error: FsError) -> FsError:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from jfs.fuse.connection import Connection
-from jfs.meta.volume import NOW, AttrChange
+from jfs.meta.volume import NOW, AttrChange, Caller
 
 # Bits of SetAttr.valid: those of the FUSE protocol (linux/fuse.h FATTR_*), which the access log shows.
 MODE = 1 << 0
@@ -67,6 +67,11 @@ class Opened(NamedTuple):
     keep_cache: bool = False
     direct_io: bool = False
     cache_directory: bool = False
+
+
+def request_number(caller: Caller) -> int:
+    """The kernel's number of the request, where it is kept."""
+    return caller.request.number if caller.request is not None else 0
 
 
 class Timeouts(NamedTuple):

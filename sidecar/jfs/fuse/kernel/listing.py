@@ -68,14 +68,16 @@ def plus(window: Window, cookie: int, size: int, valid: Valid) -> Packed:
             room -= 152 + length + (-length & 7)
             if room < 0:
                 break
+            fields: tuple[Any, ...] | None
             try:
-                _, kind_mode, uid, gid, at, an, mt, mn, ct, cn, nlink, total, rdev, *_ = (
-                    _STORED(attr) if isinstance(attr, bytes) else attr or ()
-                )
-            except (struct.error, ValueError):
+                fields = _STORED(attr) if isinstance(attr, bytes) else attr
+            except struct.error:
+                fields = None
+            if fields is None:
                 out.append(_UNKNOWN + _PLAIN[length].pack(ino, cookie + 1, length, _DT.get(kind, 0), name))
                 cookie += 1
                 continue
+            _, kind_mode, uid, gid, at, an, mt, mn, ct, cn, nlink, total, rdev, *_ = fields
             known = modes.get(kind_mode)
             if known is None:
                 entry = valid.dir_entry if kind_mode >> 12 == DIRECTORY else valid.entry

@@ -8,9 +8,9 @@ from jfs.sidecar import frames
 
 _HAS_RESEND = 1 << 39  # INIT flag (linux/fuse.h): unanswered requests can be had again
 # A worker that lived so long since it was ready did not die of what it was given.
-STEADY_SECONDS = 1.0
-_AT_ONCE = 2  # deaths in a row that are followed at once
-_BACK_OFF_FIRST, _BACK_OFF_LONGEST = 0.1, 5.0
+STEADY_SECONDS = 0.25
+_AT_ONCE = 5  # deaths in a row that are followed at once
+_BACK_OFF_FIRST, _BACK_OFF_LONGEST = 0.1, 2.0
 
 # The volume's Secret has JuiceFS CSI's keys; the worker's document has these.
 _STORAGE_KEYS = (

@@ -179,8 +179,8 @@ def umask(opcode: int, view: Buffer) -> int:
     return mask & 0o777
 
 
-# Requests whose repetition would fail or do more: what makes, moves and removes, what opens, what sets an attribute.
-ONCE: Final = frozenset((6, 8, 9, 10, 11, 12, 13, 14, 21, 24, 27, 35, 45, 51))
+# Requests whose repetition would fail or do more: what makes, moves and removes, what opens, what sets an attribute, what appends.
+ONCE: Final = frozenset((6, 8, 9, 10, 11, 12, 13, 14, 16, 21, 24, 27, 35, 45, 51))
 
 
 def _symlink(node: int, view: Buffer, end: int) -> Arguments:
@@ -288,9 +288,9 @@ def interrupted(view: Buffer) -> int:
     return unique
 
 
-def invalidate_inode(ino: int, *, pages: bool = True) -> bytes:
-    """The notification that attributes of *ino*, and with *pages* its cached data, are not valid any more."""
-    body = struct.pack("<Qqq", ino, 0 if pages else -1, 0)
+def invalidate_inode(ino: int) -> bytes:
+    """The notification that attributes of *ino* are not valid any more."""
+    body = struct.pack("<Qqq", ino, -1, 0)  # a negative offset: no pages
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
 
 

@@ -1,0 +1,254 @@
+"""Workers and whole sidecars that die or are replaced under applications: real kernel mounts, a real Redis, the real supervisor; the
+node service is played by the test (`survival_parts`)."""
+
+import errno
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mount_parts import REAL, Volume, eventually, is_mounted, redis_server, run
+from survival_parts import VOLUME, sidecar
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+KINDS = ("append", "overwrite", "names", "locks", "unlinked", "listing")
+KILLS = int(os.environ.get("JFS_SURVIVAL_KILLS", "20"))
+SEED = int(os.environ.get("JFS_SURVIVAL_SEED", "0")) or random.randrange(1 << 30)
+APPLICATION = Path(__file__).with_name("survival_application.py")
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as url:
+        yield Volume(f"{url}/1", tmp_path / "bucket").format("--trash-days", "0")
+
+
+def start(kind: str, where: Path) -> "subprocess.Popen[str]":
+    (where / kind).mkdir()
+    command = [sys.executable, str(APPLICATION), kind, str(where / kind / "work"), str(SEED)]
+    if kind in ("append", "overwrite", "locks", "unlinked"):
+        command[3] = str(where / kind)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def end(application: "subprocess.Popen[str]") -> dict[str, object]:
+    """What it says at its end."""
+    application.terminate()
+    said = json.loads(application.communicate(timeout=60)[0].splitlines()[-1])
+    assert not said["error"], said["error"]
+    return dict(said)
+
+
+def sound(volume: Volume) -> None:
+    """The real client finds nothing wrong; objects that nobody refers to may be left."""
+    checked = run(REAL, "fsck", volume.url)
+    assert "<ERROR>" not in checked.stdout + checked.stderr
+
+
+def test_applications_do_not_notice_that_workers_are_killed(volume: Volume, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    rnd = random.Random(SEED)
+    with sidecar(tmp_path, volume.url, "enable-xattr") as (keeper, pod, where):
+        applications = [start(kind, where) for kind in KINDS]
+        try:
+            for _ in range(KILLS):
+                time.sleep(rnd.uniform(0.05, 0.8))
+                assert all(application.poll() is None for application in applications)
+                pod.kill_worker()
+            eventually(lambda: pod.worker, "a worker serves")
+            said = [end(application) for application in applications]
+        finally:
+            for application in applications:
+                application.kill()
+                application.wait(30)
+    assert all(one["operations"] for one in said if one["kind"] != "listing")
+    state = [frame for frame in keeper.frames if frame["type"] == "STATE"]
+    assert state[-1]["sid"] == state[0]["sid"]
+    log = pod.log.read_text()
+    stalls = [int(line.split()[-2]) for line in log.splitlines() if " was taken over after " in line]
+    print(f"{len(stalls)} successions, ms: median {statistics.median(stalls)}, longest {max(stalls)}")
+    assert "Traceback" not in log
+    sound(volume)
+
+
+def test_the_container_dies_and_another_one_is_given_the_connection(volume: Volume, tmp_path: Path) -> None:
+    """Supervisor and workers die at once, twice; the next supervisor gets descriptor and state directory."""
+    with sidecar(tmp_path, volume.url, "enable-xattr") as (keeper, pod, where):
+        applications = [start(kind, where) for kind in ("append", "names", "unlinked")]
+        try:
+            for _ in range(2):
+                time.sleep(0.7)
+                pod.kill()
+                seen = len(keeper.frames)
+                pod.__init__(keeper, tmp_path / "state")  # type: ignore[misc]
+                assert keeper.wait("HELLO", seen)["attached"] == []
+                keeper.attach(volume.url, "enable-xattr")
+                keeper.wait("READY", seen)
+                keeper.wait("DEPOSIT", seen)
+            time.sleep(0.5)
+            for application in applications:
+                end(application)
+        finally:
+            for application in applications:
+                application.kill()
+                application.wait(30)
+    sound(volume)
+
+
+def test_a_sidecar_is_replaced_and_nothing_is_lost(volume: Volume, tmp_path: Path) -> None:
+    """SIGTERM, and the node service says that a successor comes: the mount, the session and what is open stay."""
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        application = start("append", where)
+        try:
+            time.sleep(0.5)
+            sid = keeper.wait("STATE")["sid"]
+            keeper.keep = True
+            assert pod.end() == 0
+            assert is_mounted(where)
+            assert "could not be stored" not in pod.log.read_text()
+            status = json.loads(run(REAL, "status", volume.url).stdout)
+            assert [session["Sid"] for session in status["Sessions"]] == [sid]
+            seen = len(keeper.frames)
+            pod.__init__(keeper, tmp_path / "state")  # type: ignore[misc]
+            keeper.wait("HELLO", seen)
+            keeper.attach(volume.url)
+            keeper.wait("READY", seen)
+            assert keeper.wait("STATE", seen)["sid"] == sid
+            time.sleep(0.3)
+            end(application)
+        finally:
+            application.kill()
+            application.wait(30)
+        keeper.keep = False
+        assert pod.end() == 0
+        assert not is_mounted(where)
+        assert json.loads(run(REAL, "status", volume.url).stdout)["Sessions"] == []
+        assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_options_change_under_an_application(volume: Volume, tmp_path: Path) -> None:
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        application = start("overwrite", where)
+        try:
+            first = eventually(lambda: pod.worker, "a worker serves")
+            update = {"type": "UPDATE", "volume": VOLUME, "gen": 1, "secrets": {"metaurl": volume.url}}
+            seen = len(keeper.frames)
+            keeper.send({**update, "config": {"options": ["attr-cache=3"]}})
+            assert keeper.wait("READY", seen)["gen"] == 1
+            assert eventually(lambda: pod.worker, "a worker serves") != first
+            seen = len(keeper.frames)
+            keeper.send({**update, "config": {"options": ["no-such-option"]}})
+            assert "no-such-option" in keeper.wait("ERROR", seen)["message"]
+            time.sleep(0.3)
+            end(application)
+        finally:
+            application.kill()
+            application.wait(30)
+
+
+@pytest.mark.parametrize("switch", ["option", "environment"])
+def test_without_resending_what_was_under_way_fails_and_nothing_hangs(
+    volume: Volume, tmp_path: Path, switch: str
+) -> None:
+    options = ("fuse-resend=off",) if switch == "option" else ()
+    environment = {"JFS_FUSE_RESEND": "off"} if switch == "environment" else {}
+    with sidecar(tmp_path, volume.url, *options, **environment) as (keeper, pod, where):
+        assert keeper.wait("DEPOSIT")["init"]["flags"] & 1 << 39 == 0
+        (where / "file").write_bytes(b"x" * 100)
+        kept = os.open(where / "file", os.O_RDWR)
+        held = os.open(where / "file", os.O_RDWR)
+        # A reply that does not come: the worker is stopped while a request waits.
+        worker = eventually(lambda: pod.worker, "a worker serves")
+        os.kill(worker, signal.SIGSTOP)
+        failure: list[int] = []
+
+        def ask() -> None:
+            try:
+                os.fsync(held)
+                os.stat(where / "not asked before")
+            except OSError as error:
+                failure.append(error.errno or 0)
+
+        os.write(held, b"y")  # makes fsync ask: answered only by a living worker
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.2)
+        os.kill(worker, signal.SIGKILL)
+        asking.join(20)
+        assert not asking.is_alive()
+        assert failure in ([], [errno.ECONNABORTED], [errno.ENOENT])
+        assert os.pread(kept, 10, 0)[1:] == b"x" * 9
+        os.close(kept)
+        os.close(held)
+
+
+def test_restricted_mode_serves_a_passed_connection_without_rights(volume: Volume, tmp_path: Path) -> None:
+    """uid 65534, no capabilities: the mount was made by another process, and is succeeded there as well."""
+    os.chmod(tmp_path, 0o755)
+    for directory in tmp_path.parents:
+        if str(directory).startswith("/tmp/pytest"):
+            os.chmod(directory, os.stat(directory).st_mode | 0o011)
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        # The first sidecar mounts as root and is replaced by one without rights: that is all that the mode is, for the client.
+        run("chown", "-R", "65534:65534", str(tmp_path / "bucket"))
+        keeper.keep = True
+        (where / "file").write_bytes(b"before")
+        fd = os.open(where / "file", os.O_RDWR)
+        assert pod.end() == 0
+        run("chown", "-R", "65534:65534", str(tmp_path / "state"))
+        seen = len(keeper.frames)
+        with pod.log.open("ab") as log:
+            pod.process = subprocess.Popen(
+                [sys.executable, "-m", "jfs", "sidecar", "--control", str(keeper.directory)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "JFS_STATE": str(tmp_path / "state"), "HOME": "/"},
+                user=65534,
+                group=65534,
+                extra_groups=[],
+            )
+        keeper.wait("HELLO", seen)
+        keeper.attach(volume.url, restricted=True)
+        keeper.wait("READY", seen)
+        for number in range(3):
+            os.pwrite(fd, b"after%d" % number, 0)
+            pod.kill_worker()
+            assert os.pread(fd, 10, 0) == b"after%d" % number
+        os.close(fd)
+        keeper.keep = True
+        assert pod.end() == 0
+        assert (tmp_path / "state" / VOLUME).is_dir()
+
+
+def test_the_probe_asks_the_supervisor_for_what_it_cannot_see(volume: Volume, tmp_path: Path) -> None:
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        elsewhere = tmp_path / "elsewhere"
+        (elsewhere / "volumes" / VOLUME).mkdir(parents=True)
+        command = (sys.executable, "-m", "jfs", "ready", "--control", str(elsewhere))
+        environment = {**os.environ, "JFS_STATE": str(tmp_path / "state")}
+        assert run(*command, env=environment).returncode == 0
+        (elsewhere / "volumes" / "another").mkdir()
+        said = run(*command, env=environment, check=False)
+        assert said.returncode == 1
+        assert "volume another is not mounted" in said.stdout
+        assert VOLUME + " " not in said.stdout
+
+
+def test_workers_die_with_their_supervisor(volume: Volume, tmp_path: Path) -> None:
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        worker = eventually(lambda: pod.worker, "a worker serves")
+        pod.kill()
+        eventually(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
+        assert keeper.deposit is not None
+
+

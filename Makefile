@@ -63,10 +63,11 @@ demo: machine ## a volume shared by two pods on a real one-node Kubernetes (CLUS
 demo-down: install ## take the demo down
 	$(PYTHON) -m e2e.demo down $(if $(CLUSTER),--cluster $(CLUSTER))
 
-bench: machine ## pods' timings on the cluster, then the rows beside the real JuiceFS (ENGINE=sqlite3: on SQLite), as tables in reports/
+bench: machine ## pods' timings on the cluster, then the rows beside the real JuiceFS, as tables in reports/ (ENGINE=sqlite3, STORAGE=s3, RUNS=5)
 	$(PYTEST) -q -m cluster e2e/scenarios/test_scenario_timings.py
 	@cat reports/e2e.md
-	$(PYTHON) -m e2e.bench $(if $(ENGINE),--engine $(ENGINE))
+	$(PYTHON) -m e2e.bench --requests || true
+	$(PYTHON) -m e2e.bench $(if $(ENGINE),--engine $(ENGINE)) $(if $(STORAGE),--storage $(STORAGE)) $(if $(RUNS),--runs $(RUNS))
 
 clean: ## remove what the targets made in this folder
 	rm -rf .venv .uv build dist reports .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

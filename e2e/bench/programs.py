@@ -15,6 +15,7 @@ from pathlib import Path
 FILES = 5000
 SOURCES = 1500
 COMMITS = 20
+CHANGED = 40
 TRANSACTIONS = 300
 _GIT = ("git", "-c", "safe.directory=*", "-c", "gc.auto=0", "-c", "advice.detachedHead=false")
 
@@ -43,7 +44,7 @@ def repository(path: Path) -> None:
         when = 1_700_000_000 + commit
         who = b"Bench <bench@example.org> %d +0000" % when
         stream.append(b"commit refs/heads/main\nauthor %s\ncommitter %s\ndata 6\ncommit\n" % (who, who))
-        for number in range(SOURCES) if not commit else chance.sample(range(SOURCES), 40):
+        for number in range(SOURCES) if not commit else chance.sample(range(SOURCES), CHANGED):
             lines = [" ".join(chance.choices(words, k=8)) for _ in range(chance.randrange(10, 120))]
             text = "\n".join(lines).encode()
             name = b"src/m%02d/file%04d.txt" % (number % 75, number)

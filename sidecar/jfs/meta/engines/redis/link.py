@@ -157,7 +157,10 @@ class Link:
                 connection.abort("a transaction was broken off")
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Replies, error replies among them, to commands that may be given twice; repeated after a loss."""
+        """Replies, error replies among them, to commands that may be given twice; repeated after a loss. None to none, which no
+        server would answer."""
+        if not commands:
+            return []
         packet = pack_all(commands)
         pause = self.address.min_retry_backoff
         for number in range(_TRIES):

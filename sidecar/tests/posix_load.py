@@ -70,7 +70,11 @@ class Load:
             self.racing(lambda: os.mkfifo(path))
 
     def write(self) -> None:
-        path, data, offset = self.path(), self.random.randbytes(self.random.choice((10, 5000))), self.random.randrange(9000)
+        path, data, offset = (
+            self.path(),
+            self.random.randbytes(self.random.choice((10, 5000))),
+            self.random.randrange(9000),
+        )
         flags = self.random.choice((0, os.O_EXCL, os.O_TRUNC, os.O_APPEND))
 
         def work() -> None:

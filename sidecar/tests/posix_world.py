@@ -214,7 +214,13 @@ class World:
     def holes(self, slot: int) -> bool:
         """Whether all bytes outside of what SEEK_DATA and SEEK_HOLE call data are zeros."""
         fd = self._fd(slot)
-        size = os.fstat(fd).st_size
+        position = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            return self._zeros_between(fd, os.fstat(fd).st_size)
+        finally:
+            os.lseek(fd, position, os.SEEK_SET)
+
+    def _zeros_between(self, fd: int, size: int) -> bool:
         at = 0
         while at < size:
             try:

@@ -58,6 +58,7 @@ class Clones(Ranges):
         those made so far and the number expected. FsError: ENOENT, EEXIST, EACCES (also of anything below), EPERM, ENOTDIR,
         ENAMETOOLONG, ENOSPC, EDQUOT, EROFS."""
         source, parent = self._real(source), self._real(parent)
+        await self.settle_all_attrs()
         node = await self._fresh_attr(source)
         if source >= TRASH:
             raise FsError(errno.EPERM)

@@ -96,8 +96,14 @@ class Mounted:
         """Unmount and wait for the end, so that everything is uploaded."""
         if self._process is None:
             return
-        if self._process.poll() is None or os.path.ismount(self.root):
-            subprocess.run(["umount", self.root], check=True)
+        deadline = time.monotonic() + 20
+        while self._process.poll() is None or os.path.ismount(self.root):
+            ended = subprocess.run(["umount", self.root], capture_output=True, text=True, check=False)
+            if not ended.returncode:
+                break
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} cannot be unmounted: {ended.stderr}")
+            time.sleep(0.2)  # whoever looks at all mounts of the machine keeps it busy for a moment
         try:
             self._process.wait(120)
         except subprocess.TimeoutExpired:

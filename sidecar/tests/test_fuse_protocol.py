@@ -89,13 +89,6 @@ def test_setattr_decodes_times_before_1970() -> None:
     assert change.change().uid is None
 
 
-def test_forgets() -> None:
-    view, _ = request(protocol.FORGET, 8, struct.pack("<Q", 3))
-    assert protocol.forgotten(protocol.FORGET, 8, view) == [(8, 3)]
-    view, _ = request(protocol.BATCH_FORGET, 0, struct.pack("<IIQQQQ", 2, 0, 8, 1, 9, 2))
-    assert protocol.forgotten(protocol.BATCH_FORGET, 0, view) == [(8, 1), (9, 2)]
-
-
 def columns(items: list[Item | None]) -> Window:
     none = Item(b"", 0, 0, None)
     names = [None if item is None else item.name for item in items]

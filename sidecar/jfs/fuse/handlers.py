@@ -12,7 +12,7 @@ truncate holds writes back; a time set explicitly waits for pending writes, whos
 import errno
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from jfs.chunk.reader import Reader
 from jfs.chunk.writer import Writer
@@ -182,9 +182,6 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
     async def readlink(self, caller: Caller, ino: int) -> bytes:
         """The target of a symbolic link."""
         return await self.meta.readlink(ino)
-
-    def forget(self, nodes: Iterable[tuple[int, int]]) -> None:
-        """The kernel dropped its references; inodes are not kept for it, so nothing is to do."""
 
     async def statfs(self, caller: Caller, ino: int) -> StatFS:
         """Totals of the volume, within the quotas above the inode."""

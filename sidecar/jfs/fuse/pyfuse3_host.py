@@ -222,7 +222,7 @@ class _Operations(pyfuse3.Operations):
             return missing
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        self._handlers.forget(inode_list)
+        """Nothing to do: inodes are not kept for the kernel."""
 
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
         return self._attributes(inode, await self._run("getattr", ctx, inode, None))

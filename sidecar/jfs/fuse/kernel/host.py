@@ -289,7 +289,7 @@ class KernelHost:
                     who = self._once(journal, prepared, unique, who)
                 self._request(prepared, unique, node, who, end)
             else:
-                self._special(opcode, unique, node, end)
+                self._special(opcode, unique, end)
                 if self._ended is None or self._ended.done() or self._fd != fd:
                     return
 
@@ -416,11 +416,11 @@ class KernelHost:
         elif error.errno not in _DROPPED:  # ENOENT: the request was interrupted meanwhile
             log.error("a reply was refused by the kernel: %s", error)
 
-    def _special(self, opcode: int, unique: int, node: int, end: int) -> None:
+    def _special(self, opcode: int, unique: int, end: int) -> None:
         """The requests that are not for the handlers."""
         if opcode in (protocol.FORGET, protocol.BATCH_FORGET):
-            self._handlers.forget(protocol.forgotten(opcode, node, self._view))
-        elif opcode == protocol.INTERRUPT:
+            return  # inodes are not kept for the kernel
+        if opcode == protocol.INTERRUPT:
             found = self._running.get(protocol.interrupted(self._view))
             if found is not None and self._loop is not None:
                 interrupts.interrupt(self._loop, found[0], found[1])

@@ -52,7 +52,6 @@ _SETXATTR = struct.Struct("<II")
 _GETXATTR = struct.Struct("<II")
 _GETATTR = struct.Struct("<IIQ")
 _U32 = struct.Struct("<I")
-_FORGET_ONE = struct.Struct("<QQ")
 
 _NO_NAME: Final = b""
 
@@ -271,15 +270,6 @@ def _listxattr(node: int, view: Buffer, end: int) -> Arguments:
 
 def _access(node: int, view: Buffer, end: int) -> Arguments:
     return node, _U32.unpack_from(view, HEADER)[0]
-
-
-def forgotten(opcode: int, node: int, view: Buffer) -> list[tuple[int, int]]:
-    """(inode, lookups) of FORGET and BATCH_FORGET."""
-    if opcode == FORGET:
-        return [(node, _U64.unpack_from(view, HEADER)[0])]
-    (count,) = _U32.unpack_from(view, HEADER)
-    start = HEADER + 8
-    return list(_FORGET_ONE.iter_unpack(view[start : start + count * 16]))
 
 
 def interrupted(view: Buffer) -> int:

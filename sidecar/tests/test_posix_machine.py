@@ -6,14 +6,13 @@ import itertools
 import os
 import shutil
 import stat
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
 import pytest
+from ext4_place import ext4, open_directory
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from mount_parts import Volume, check_by_real, mounted, redis_server
@@ -330,37 +329,25 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A temporary directory that every user may pass, unlike pytest's."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-@pytest.fixture(params=["redis", "sqlite3"])
-def volume(request: pytest.FixtureRequest, open_path: Path) -> Iterator[Volume]:
-    tmp_path = open_path
-    with contextlib.ExitStack() as stack:
-        url = f"sqlite3://{tmp_path}/meta.db"
-        if request.param == "redis":
-            url = stack.enter_context(redis_server(tmp_path)) + "/1"
-        volume = Volume(url, tmp_path / "bucket").format("--trash-days", "0")
-        yield volume
-        check_by_real(volume)
+    with open_directory() as path:
+        yield path
 
 
 @pytest.fixture
 def reference(open_path: Path) -> Iterator[Path]:
-    """A new ext4 in a file: what the machine's own file systems are is not known."""
-    image, where = open_path / "ext4.img", open_path / "ext4"
-    where.mkdir()
-    with image.open("wb") as file:
-        file.truncate(256 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-I", "256", image], check=True)
-    subprocess.run(["mount", "-o", "loop,noatime", image, where], check=True)
-    try:
+    with ext4(open_path) as where:
         yield where
-    finally:
-        subprocess.run(["umount", where], check=True)
+
+
+@pytest.fixture(params=["redis", "sqlite3"])
+def volume(request: pytest.FixtureRequest, open_path: Path) -> Iterator[Volume]:
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite3://{open_path}/meta.db"
+        if request.param == "redis":
+            url = stack.enter_context(redis_server(open_path)) + "/1"
+        volume = Volume(url, open_path / "bucket").format("--trash-days", "0")
+        yield volume
+        check_by_real(volume)
 
 
 def test_like_ext4(volume: Volume, reference: Path, open_path: Path) -> None:

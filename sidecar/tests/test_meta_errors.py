@@ -286,9 +286,12 @@ async def test_mode_rules(meta: Meta, mode: int, caller: Caller, change: AttrCha
         assert (await meta.setattr(caller, 3, change)).mode == wanted
 
 
-async def test_setattr_without_effect_writes_nothing(meta: Meta) -> None:
+async def test_setattr_without_effect_moves_ctime_alone(meta: Meta) -> None:
     before = await meta.getattr(3)
-    assert await meta.setattr(SUPERUSER, 3, AttrChange(mode=before.mode, uid=0)) == before
+    after = await meta.setattr(SUPERUSER, 3, AttrChange(mode=before.mode, uid=0))
+    assert (after.ctime, after.ctimensec) > (before.ctime, before.ctimensec)
+    assert after._replace(ctime=before.ctime, ctimensec=before.ctimensec) == before
+    before = after
     after = await meta.setattr(SUPERUSER, 3, AttrChange(mtime=-1))
     assert (after.mtime, after.mtimensec) == (-1, 999_999_999)
     assert (after.ctime, after.ctimensec) > (before.ctime, before.ctimensec)

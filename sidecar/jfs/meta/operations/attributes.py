@@ -40,8 +40,8 @@ async def setattr(
     acls: Acls | None = None,
     quotas: Ledger | None = None,
 ) -> tuple[Attr, Numbered | None]:
-    """Apply *change*; the attributes afterwards, and the access ACL when a chmod made another of it. ctime moves only when something
-    did change."""
+    """Apply *change*; the attributes afterwards, and the access ACL when a chmod made another of it. ctime moves even when nothing
+    else does, as POSIX has it; the real client leaves it."""
     (node,) = await tx.get(NodeKey(ino))
     if node is None:
         raise FsError(errno.ENOENT)
@@ -52,16 +52,15 @@ async def setattr(
     rule = await rule_of(tx, acls, node.access_acl) if node.access_acl else None
     attr = merged(caller, node, change, now, rule)
     numbered: Numbered | None = None
-    if attr != node:
-        if rule is not None and acls is not None and attr.mode & 0o777 != node.mode & 0o777:
-            numbered = await number(tx, acls, rule.with_mode(attr.mode))
-            attr = attr._replace(access_acl=numbered[0])
-        if quotas is not None:
-            quotas.change_owner(tx, node, attr, common.usage(node).space)
-        attr = common.with_ctime(attr, now)
-        tx.put(NodeKey(ino), attr)
-        if tx.journal is not None:
-            journal.changed(tx, now, ino, _bits(change), attr)
+    if rule is not None and acls is not None and attr.mode & 0o777 != node.mode & 0o777:
+        numbered = await number(tx, acls, rule.with_mode(attr.mode))
+        attr = attr._replace(access_acl=numbered[0])
+    if quotas is not None:
+        quotas.change_owner(tx, node, attr, common.usage(node).space)
+    attr = common.with_ctime(attr, now)
+    tx.put(NodeKey(ino), attr)
+    if tx.journal is not None:
+        journal.changed(tx, now, ino, _bits(change), attr)
     return attr, numbered
 
 

@@ -67,8 +67,8 @@ async def truncate(
     chunks: Sequence[int] | None = None,
 ) -> Written:
     """Set a file's length, covering what is cut off or gained with zero records. *opened*: by a writable handle, which needs no
-    permission, and moves the times even when the length is what it was, as ftruncate(2) and O_TRUNC do. *chunks* are the indexes
-    that have a list, without which `ManyChunks` is raised from `MANY_CHUNKS` on (`needs_chunks`)."""
+    permission. The times move even when the length is what it was, as on Linux. *chunks* are the indexes that have a list, without
+    which `ManyChunks` is raised from `MANY_CHUNKS` on (`needs_chunks`)."""
     (node,) = await tx.get(NodeKey(ino))
     if node is None:
         raise FsError(errno.ENOENT)
@@ -82,8 +82,6 @@ async def truncate(
         raise FsError(errno.EPERM)
     if not opened and (rules.check_access or caller.checked):
         await permit(tx, rules.acls, caller, node, WRITE)
-    if node.length == length and not opened:
-        return Written(node, node, 0)
     if chunks is None and needs_chunks(node.length, length):
         raise ManyChunks
     grown = align4k(length) - align4k(node.length)

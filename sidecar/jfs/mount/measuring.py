@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jfs.chunk.writer import Writer
 from jfs.meta.volume import Meta, StatFS
-from jfs.metrics import COMPACT_SIZES, DURATIONS, OBJECT_DURATIONS, Histogram, Registry, register_process
+from jfs.metrics import COMPACT_SIZES, DURATIONS, OBJECT_DURATIONS, Counter, Histogram, Registry, register_process
 
 
 def object_observer(registry: Registry, storage_class: str) -> Callable[[str, float, int, bool], None]:
@@ -14,16 +14,26 @@ def object_observer(registry: Registry, storage_class: str) -> Callable[[str, fl
     labels = {"storage_class": storage_class or "STANDARD"}
     errors = registry.counter("object_request_errors", "Failed requests to the object storage.")
 
+    known: dict[str, tuple[Histogram, Counter]] = {}
+
+    def of(method: str) -> tuple[Histogram, Counter]:
+        found = known[method] = (
+            registry.histogram(
+                "object_request_durations_histogram_seconds",
+                OBJECT_DURATIONS,
+                "Seconds of requests to the object storage.",
+                method=method,
+                **labels,
+            ),
+            registry.counter("object_request_data_bytes", "Bytes of objects.", method=method, **labels),
+        )
+        return found
+
     def observe(method: str, seconds: float, size: int, succeeded: bool) -> None:
-        registry.histogram(
-            "object_request_durations_histogram_seconds",
-            OBJECT_DURATIONS,
-            "Seconds of requests to the object storage.",
-            method=method,
-            **labels,
-        ).observe(seconds)
+        durations, data = known.get(method) or of(method)
+        durations.observe(seconds)
         if succeeded:
-            registry.counter("object_request_data_bytes", "Bytes of objects.", method=method, **labels).value += size
+            data.value += size
         else:
             errors.value += 1
 

@@ -88,6 +88,24 @@ class UsageProbe:
         return future
 
 
+def has_ended(path: str, seconds: float = SECONDS) -> bool:
+    """Whether the mount's connection has ended, asked by a thread that is left alone if the mount hangs. Blocks for at most
+    so many seconds, and only if somebody holds the connection and does not answer."""
+    answer: list[bool] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+            answer.append(False)
+        except OSError as error:
+            answer.append(error.errno in (errno.ENOTCONN, errno.ECONNABORTED))
+
+    thread = threading.Thread(target=ask, name=f"statvfs {path}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answer and answer[0])
+
+
 def read_usage(path: str) -> Usage:
     """statvfs(2) of the path, in bytes and inodes. Raises OSError; may block for as long as the mount is hung."""
     figures = os.statvfs(path)

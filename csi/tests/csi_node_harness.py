@@ -368,6 +368,15 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
+def fuse_descriptors(pid: int) -> int:
+    """How many descriptors of /dev/fuse a process has. By their device: what the links show ends with the mount namespace."""
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.stat(link).st_rdev == os.makedev(10, 229)
+    return found
+
+
 @contextlib.contextmanager
 def a_node() -> Iterator[Node]:
     # A short path: Unix sockets have 108 bytes, and the test reaches them through /proc/<pid>/root.

@@ -1,7 +1,6 @@
 """Mounts that outlive their sidecar, in both modes, with the real kernel and a sidecar of the tests' own."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from csi_node_harness import Node, Pod, a_running_node, until
+from csi_node_harness import Node, Pod, a_running_node, fuse_descriptors, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 MODES = pytest.mark.parametrize("mode", ["privileged", "restricted"])
@@ -64,8 +63,7 @@ def nothing_is_left(pod: Pod) -> None:
     assert not pod.directory.exists()
     assert not (pod.node.plugin / "state" / pod.uid).exists()
     assert pod.node.service is not None
-    links = Path(f"/proc/{pod.node.service.pid}/fd").iterdir()
-    assert [link for link in links if os.readlink(link) == "/dev/fuse"] == []
+    assert fuse_descriptors(pod.node.service.pid) == 0
 
 
 def reader(pod: Pod, name: str, volume: str = "data") -> subprocess.Popen[bytes]:

@@ -60,7 +60,7 @@ class Carrier:
                 case Mount(volume):
                     await self.run(pod, pod.control.mounted(volume, await self._mount(pod_uid, volume)))
                 case Keep():
-                    await self._keep(pod_uid, action, packet)
+                    await self._keep(pod, action, packet)
                 case Notify(reason, volume, message):
                     self._notify(reason, pod_uid, volume, message)
                 case Account(restarts, stall, replayed):
@@ -88,7 +88,8 @@ class Carrier:
             return f"The node service could not mount it: {error}."
         return None
 
-    async def _keep(self, pod_uid: str, keep: Keep, packet: Packet | None) -> None:
+    async def _keep(self, pod: RunningPod, keep: Keep, packet: Packet | None) -> None:
+        pod_uid = pod.control.pod_uid
         try:
             descriptor = packet.take() if packet is not None else -1
         except ValueError as error:
@@ -97,6 +98,9 @@ class Carrier:
         reason = await asyncio.to_thread(self._custody.deposit, pod_uid, keep.volume, keep.init, descriptor)
         if reason is not None:
             log.warning("Pod %s: the descriptor of volume %s is not kept: %s.", pod_uid, keep.volume, reason)
+            if self._custody.is_unclaimed(pod_uid, keep.volume):
+                # The sidecar serves a former mount, and nobody the one that took its place.
+                await self.run(pod, pod.control.remounted(keep.volume))
 
     async def _decide_end(self, pod: RunningPod) -> None:
         cgroup = pod.peer.cgroup if pod.peer is not None else ""

@@ -303,6 +303,8 @@ class PodControl:
             if not attachment.updating:
                 return []
             attachment.updating, attachment.failures, attachment.failure = False, 0, ""
+            if not attachment.announces:
+                return []
             return [
                 Notify(names.EVENT_UPDATED, volume, f"Volume {volume} works with its options and credentials of now.")
             ]

@@ -20,6 +20,7 @@ from jfs_csi.fuse.keeper import Keeper
 from jfs_csi.layout import Layout
 from jfs_csi.mounts import FuseConnections, detach, mounts_at
 from jfs_csi.state import DATA, StateStore, VolumeState
+from jfs_csi.stats import has_ended
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,11 @@ class Custody:
         path = self._tree.mount_path(self._layout.mountpoint(pod_uid, volume))
         return next((mount.device for mount in reversed(mounts_at([path])) if mount.is_fuse), None)
 
+    def is_unclaimed(self, pod_uid: str, volume: str) -> bool:
+        """Whether a mount of ours waits for a sidecar to get it for the first time."""
+        handover = self.handover(pod_uid, volume)
+        return handover is not None and not handover.resume
+
     # --- the node service's own mounts (restricted mode) --------------------------------------------------------
 
     def mount(self, pod_uid: str, volume: str) -> None:
@@ -106,15 +112,20 @@ class Custody:
     def ensure(self, state: VolumeState) -> bool:
         """At a publish: have the volume mounted, and its descriptor if no sidecar can have it. True if a mount was made.
 
-        A mount that no sidecar ever had and whose descriptor is lost (the node service was killed between two steps) is
-        taken away and made again: no container runs yet that could notice.
+        A mount whose descriptor we do not have may be served by a sidecar, which will say so: it is left if it lives. If it
+        has ended (the node service was killed between two steps, or together with the sidecar) it is made anew: on a
+        clean directory if no sidecar ever had it, since no container runs yet that could notice, else on top.
         """
         key = (state.pod_uid, state.volume)
         device, kept = self._device(*key), self._keeper.live(key)
         if device is not None and kept is not None and kept.device == device:
             return False
-        if device is not None and kept is None and state.generation > 0:
-            return False  # the sidecar's HELLO, or its DEPOSIT, decides
+        if device is not None and kept is None:
+            if not has_ended(self._tree.mount_path(self._layout.mountpoint(*key))):
+                return False
+            if state.generation > 0:
+                self.mount(*key)
+                return True
         self._keeper.release(key)
         detach(self._tree, self._layout.mountpoint(*key))
         self._fresh(state)

@@ -35,6 +35,8 @@ COMMANDS: Final = {
     "summary": Command("jfs.cli.summary", "show how much lies below a directory of a mount"),
     "restore": Command("jfs.cli.restore", "take removed entries out of the trash"),
     "tier": Command("jfs.cli.tier", "show the storage tiers of a volume"),
+    "dump": Command("jfs.cli.dump", "write the metadata of a volume into a file"),
+    "load": Command("jfs.cli.load", "bring a dump into an empty database"),
     "destroy": Command("jfs.cli.destroy", "remove a volume with all its data"),
     "version": Command("jfs.cli.version", "show the version"),
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),
@@ -43,7 +45,7 @@ COMMANDS: Final = {
     "zygote": Command("jfs.cli.zygote"),
 }
 # Commands of the real client that this one does not have.
-_ABSENT: Final = "bench changelog debug dump gateway load mdtest objbench profile stats sync webdav"
+_ABSENT: Final = "bench changelog debug gateway mdtest objbench profile stats sync webdav"
 _USAGE: Final = """\
 usage: jfs [-v | -q | --log-level LEVEL] [--no-color] COMMAND [arguments]
 

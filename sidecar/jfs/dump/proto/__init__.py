@@ -1,0 +1,1 @@
+"""Messages of the binary dump (format §9.4)."""

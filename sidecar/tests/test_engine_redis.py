@@ -37,6 +37,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
+from jfs.meta.model.quota import DIRECTORY, USER, Quota, QuotaKey
 from jfs.meta.store.base import Tx
 from jfs.meta.store.page import StoredPage
 
@@ -329,6 +330,27 @@ class TestKeys:
         await store.close()
         (names,) = await ask(server, (b"KEYS", b"*"))
         assert sorted(names) == [b"item7", b"mine", b"session"]
+
+    @pytest.mark.parametrize("scripts", [True, False])
+    async def test_nothing_is_counted_for_a_directory_whose_quota_is_gone(self, server: Path, scripts: bool) -> None:
+        """The real client takes usage without limits for a quota, and makes its record anew."""
+        store = RedisStore(parse_address(f"unix://{server}?db=1"), use_scripts=scripts)
+        await store.open()
+
+        async def count(tx: Tx) -> None:
+            tx.add_quota(QuotaKey(DIRECTORY, 5), 4096, 1)
+            tx.add_quota(QuotaKey(USER, 5), 4096, 1)
+
+        async def limit(tx: Tx) -> None:
+            tx.put(QuotaKey(DIRECTORY, 5), Quota(max_inodes=9))
+
+        await store.run(count)
+        found = await ask(server, (b"SELECT", b"1"), (b"KEYS", b"dirQuota*"), (b"KEYS", b"userQuota*"))
+        assert (found[1], len(found[2])) == ([], 3)
+        await store.run(limit)
+        await store.run(count)
+        assert await store.get(QuotaKey(DIRECTORY, 5)) == (Quota(max_inodes=9, used_space=4096, used_inodes=1),)
+        await store.close()
 
     async def test_locks_of_a_session_go_with_it(self, server: Path) -> None:
         await ask(

@@ -50,9 +50,7 @@ _PUSH_AT_ONCE: Final = 1000  # elements of one RPUSH: a script can pass only som
 # Kinds whose one reading command gives what the reply to it would be after a write, by `as_read`.
 REMEMBERED: Final = frozenset({"node", "edge", *locks.HASHES})
 
-# Pseudo-command (name, a hash, field, [hash, delta]…): HINCRBY of the field in each hash, only where the first hash has it.
-# Transactions replace it (see `transaction` and `script`).
-ADD_TO_EXISTING: Final = b"?HINCRBY"
+ADD_TO_EXISTING: Final = quotas.ADD_TO_EXISTING
 
 
 def counter_name(name: str) -> bytes:

@@ -1,7 +1,7 @@
 """Quotas on Redis (format §4.1.2): for each kind of owner a hash of limits and two of usage. Pure, registered in `layout`.
 
-Usage is added to with plain HINCRBY: a mount adds only to quotas it knows. Users and groups get a record without limits with the
-first of their inodes.
+The usage of a directory is added to while it has a quota: another client may have removed one that a mount still knows. Users and
+groups get a record without limits with the first of their inodes.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,9 @@ HASHES: Final = (
     (b"userQuota", b"userQuotaUsedSpace", b"userQuotaUsedInodes"),
     (b"groupQuota", b"groupQuotaUsedSpace", b"groupQuotaUsedInodes"),
 )
+# Pseudo-command (name, a hash, field, [hash, delta]…): HINCRBY of the field in each hash, only where the first hash has it.
+# Transactions replace it (see `transaction` and `script`).
+ADD_TO_EXISTING: Final = b"?HINCRBY"
 _WITHOUT_LIMITS: Final = pack_limits(Quota())
 
 
@@ -35,12 +38,15 @@ def _put(key: QuotaKey, quota: Quota) -> list[Command]:
 def adding(key: QuotaKey, change: QuotaChange) -> list[Command]:
     """The commands that add to a usage."""
     limits, space, inodes = HASHES[key.what]
-    commands: list[Command] = []
-    if key.what != DIRECTORY:
-        commands.append((b"HSETNX", limits, key.id, _WITHOUT_LIMITS))
-    commands.append((b"HINCRBY", space, key.id, change.space))
-    commands.append((b"HINCRBY", inodes, key.id, change.inodes))
-    return commands
+    if (
+        key.what == DIRECTORY
+    ):  # the real client takes usage without limits, left of a quota that was removed, for a quota
+        return [(ADD_TO_EXISTING, limits, key.id, space, change.space, inodes, change.inodes)]
+    return [
+        (b"HSETNX", limits, key.id, _WITHOUT_LIMITS),
+        (b"HINCRBY", space, key.id, change.space),
+        (b"HINCRBY", inodes, key.id, change.inodes),
+    ]
 
 
 READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {

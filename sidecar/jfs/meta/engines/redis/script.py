@@ -212,7 +212,7 @@ class Scripts:
             arguments.append(expected(reply))
         for command in writes:
             if command[0] == layout.ADD_TO_EXISTING:
-                names.update(dict.fromkeys(command[3::2]))
+                names.update(dict.fromkeys((command[1], *command[3::2])))
             else:
                 names[command[1]] = None
             arguments.append(len(command))

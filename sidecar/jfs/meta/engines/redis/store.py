@@ -5,11 +5,11 @@ both answer the same contract. Reads outside transactions share one pipelined co
 """
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jfs.errors import Conflict
-from jfs.meta.engines.redis import layout, scans
+from jfs.meta.engines.redis import layout, quotas, scans
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.engines.redis.failures import ConnectionLost, first_error
 from jfs.meta.engines.redis.link import Link
@@ -20,6 +20,7 @@ from jfs.meta.engines.redis.transaction import WatchTx, plain_commands
 from jfs.meta.engines.redis.url import RedisAddress
 from jfs.meta.model.attr import Attr, Entry, unpack_attr
 from jfs.meta.model.keys import ChunkKey, DirStatKey, Key, Session
+from jfs.meta.model.quota import DIRECTORY, QuotaKey
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import incremented
 from jfs.meta.store.page import StoredPage
@@ -112,15 +113,23 @@ class RedisStore(TransactionRunner):
                     await tx.unwatch()
                 return result
             commands = tx.commands()
-            if tx.stats:
+            if tx.stats or tx.quotas:
                 await self._learn_stats(list(tx.stats))
-                commands = plain_commands(commands, self._known_stats)
+                commands = plain_commands(commands, self._known_stats, await self._present_quotas(tx.quotas))
             try:
                 await tx.commit(commands)
             except ConnectionLost as error:
                 if not await was_made(self._link, tx, connection):
                     raise Conflict from error
             return result
+
+    async def _present_quotas(self, keys: Iterable[QuotaKey]) -> set[QuotaKey]:
+        """Those directories' quotas of *keys* that there are."""
+        asked = [key for key in keys if key.what == DIRECTORY]
+        if not asked:
+            return set()
+        replies = await self._link.read([(b"HEXISTS", quotas.HASHES[DIRECTORY][0], key.id) for key in asked])
+        return {key for key, exists in zip(asked, replies, strict=True) if exists}
 
     async def _learn_stats(self, usages: list[DirStatKey]) -> None:
         unknown = [key for key in usages if key not in self._known_stats]

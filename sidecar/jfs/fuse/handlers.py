@@ -262,7 +262,10 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         name = f"tmpfile_{own}".encode()
         ino, attr, opened = await self.create(caller, parent, name, mode, flags | os.O_EXCL)
         try:
-            remover = SUPERUSER._replace(request=caller.request)
+            request = caller.request
+            if request is not None and request.intention is not None and request.intention.ino != ino:
+                request.intention = None  # it was about a file that was not made
+            remover = SUPERUSER._replace(request=request)
             await self.meta.unlink(remover, self._root if parent == ROOT else parent, name, skip_trash=True)
         except BaseException:
             await self._release(opened.fh)

@@ -235,6 +235,8 @@ class Mount:
         self.sid = meta.sid
         if sid and self._writer is not None:
             self._writer.take_over()
+        if state.path is not None:
+            meta.keep_attrs(state.attributes)
         state.begin(meta.setting.uuid, meta.sid)
 
     async def _load(self, store: "Store", delete_objects: DeleteObjects, copy_slice: CopySlice) -> Meta:

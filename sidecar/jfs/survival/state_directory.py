@@ -2,6 +2,7 @@
 
     handles   what is open (`handle_table`); its header says which volume and session it belongs to
     journal   changes under way (`journal`)
+    attributes  what was set on files and is not committed yet (`attributes`)
     listings  listings under way (`snapshots`)
     data      what was taken and is not stored yet (`arena`)
     lock      held with flock(2) by the process that serves, so that two never do
@@ -18,11 +19,12 @@ from contextlib import suppress
 
 from jfs.errors import ConfigError
 from jfs.survival.arena import Arena
+from jfs.survival.attributes import SetAttributes
 from jfs.survival.handle_table import HandleTable
 from jfs.survival.journal import Journal
 from jfs.survival.snapshots import Snapshots
 
-_FILES = ("handles", "journal", "lock")
+_FILES = ("handles", "journal", "attributes", "lock")
 
 
 class StateDirectory:
@@ -35,6 +37,7 @@ class StateDirectory:
         self._arena: Arena | None = None
         if path is None:
             self.handles, self.journal, self.snapshots = HandleTable(), Journal(), Snapshots(None)
+            self.attributes = SetAttributes()
             return
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -42,6 +45,7 @@ class StateDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.handles = HandleTable(os.path.join(path, "handles"))
             self.journal = Journal(os.path.join(path, "journal"))
+            self.attributes = SetAttributes(os.path.join(path, "attributes"))
             self.snapshots = Snapshots(os.path.join(path, "listings"))
         except OSError as error:
             if self._lock >= 0:
@@ -80,6 +84,7 @@ class StateDirectory:
         """Forget a predecessor."""
         self.handles.clear()
         self.journal.clear()
+        self.attributes.clear()
         self.snapshots.clear()
         if self._arena is not None:
             self._arena.clear()
@@ -88,6 +93,7 @@ class StateDirectory:
         """Give the directory up, and unless a successor is to *keep* it remove what is in it. Idempotent."""
         self.handles.close()
         self.journal.close()
+        self.attributes.close()
         if self._arena is not None:
             self._arena.close(keep=keep)
             self._arena = None

@@ -119,6 +119,7 @@ class Contents(Entries):
             rules.quotas.settle()
         if held is not None and taken is not None:
             held.committed(written.attr, taken)
+            self._held.changed(ino)
         attr = self._written(ino, written, indx)
         if held is not None and not held.is_clean:
             self._cache.set_attr(ino, held.want)

@@ -7,7 +7,8 @@ Invariants: this mount shows what was set at once; what another client changed m
 written after a time was set win over it. Pure but for the table; one event loop, no method suspends.
 """
 
-from jfs.meta.model.attr import Attr
+from jfs.meta.model.attr import Attr, unpack_attr
+from jfs.survival.attributes import Set, SetAttributes
 
 
 def merged_onto(before: Attr, after: Attr, base: Attr, want: Attr, *, mtime: bool) -> Attr:
@@ -59,10 +60,11 @@ class Held:
 class HeldAttrs:
     """The young files of a mount by inode."""
 
-    __slots__ = ("_young",)
+    __slots__ = ("_young", "kept")
 
     def __init__(self) -> None:
         self._young: dict[int, Held] = {}
+        self.kept: SetAttributes | None = None  # where what is held survives the process
 
     def __bool__(self) -> bool:
         return bool(self._young)
@@ -78,6 +80,26 @@ class HeldAttrs:
     def forget(self, ino: int) -> None:
         """The file is young no more."""
         self._young.pop(ino, None)
+        if self.kept is not None:
+            self.kept.drop(ino)
+
+    def changed(self, ino: int) -> None:
+        """What is held of the file is to survive as it is now; before it is answered."""
+        held = self._young.get(ino)
+        if self.kept is None or held is None:
+            return
+        if held.is_clean:
+            self.kept.drop(ino)
+        else:
+            self.kept.put(Set(ino, held.base.pack(), held.want.pack(), held.mtime))
+
+    def keep(self, kept: SetAttributes) -> bool:
+        """Let it survive there, and go on with what a predecessor left; whether there is any."""
+        self.kept = kept
+        for one in kept.left():
+            held = self._young[one.ino] = Held(unpack_attr(one.base))
+            held.want, held.mtime = unpack_attr(one.want), one.flag
+        return bool(self._young)
 
     def shown(self, ino: int, attr: Attr) -> Attr:
         """What this mount shows of *attr*, as the database has it."""
@@ -89,5 +111,5 @@ class HeldAttrs:
         return [ino for ino, held in self._young.items() if not held.is_clean]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything; what is not committed is left to a successor."""
         self._young.clear()

@@ -18,6 +18,7 @@ from mount_parts import JFS, REAL, Volume, check_by_real, eventually, mounted, r
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 # What depends on the moment, on other clients, or on how much is done at a time: jobs, allotments, deletions in the background.
+_NOBODY = 0xFFFFFFFF
 _PASSING = ("CLEANSESSION(", "SET(", "INCR_COUNTER(", "DIRSTAT(", "DELCHUNK(", "DELETESLICE(", "NEWSESSION(", "ACCESS(")
 
 
@@ -90,6 +91,14 @@ def work(top: Path) -> None:
         descriptor = os.open(top / "q", os.O_RDONLY)
         fcntl.ioctl(descriptor, 0x40086602, struct.pack("l", flag))
         os.close(descriptor)
+    (top / "acl").mkdir()
+    rule = [(1, 7, _NOBODY), (2, 4, 1000), (4, 5, _NOBODY), (0x10, 7, _NOBODY), (0x20, 4, _NOBODY)]
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in rule)
+    os.setxattr(top / "acl", "system.posix_acl_access", packed)
+    os.setxattr(top / "acl", "system.posix_acl_default", packed)
+    os.chmod(top / "acl", 0o700)
+    (top / "acl" / "inherits").write_bytes(b"")
+    os.removexattr(top / "acl", "system.posix_acl_default")
     with open(top / "young", "wb") as file:
         file.write(b"1")
         os.fchmod(file.fileno(), 0o600)
@@ -134,7 +143,7 @@ def test_the_same_operations_leave_the_same_lines(engine: str, tmp_path: Path) -
     logs: dict[str, list[str]] = {}
     for client in ("real", "ours"):
         with database(engine, tmp_path / client) as url:
-            volume = Volume(url, tmp_path / client / "objects").format(by_real=True)
+            volume = Volume(url, tmp_path / client / "objects").format("--enable-acl", by_real=True)
             run(REAL, "config", url, "--changelog", "--yes")
             mount = really_mounted if client == "real" else mounted
             options = ("--enable-xattr", "--enable-ioctl", "--skip-dir-mtime", "0s")

@@ -19,6 +19,7 @@ from jfs.errors import ObjectUnavailable
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Slice
 from jfs.metrics import Registry
+from jfs.object.file import FileStorage
 
 KIB = 1 << 10
 BLOCK = 256 * KIB
@@ -165,3 +166,51 @@ async def test_blocks_that_are_not_kept_are_read_by_ranges(tmp_path: Path) -> No
         await reader.open(1).read(BLOCK + 1000, 4096, 2 * BLOCK)
         await asyncio.sleep(0.02)
         assert storage.ranges == [(f"chunks/0/0/5_1_{BLOCK}", 1000, 4096)]
+
+
+class Advised(FileStorage):
+    """Records what the disk is told of."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.keys: list[str] = []
+
+    def advise(self, key: str) -> None:
+        self.keys.append(key)
+        super().advise(key)
+        super().advise(key + "-that-does-not-exist")
+
+
+async def test_a_disk_is_told_once_of_what_a_sequential_program_reads_next(tmp_path: Path) -> None:
+    storage, meta = Advised(str(tmp_path)), FakeMeta()
+    blocks = BlockStore(storage, BlockFormat(BLOCK), BlockLimits(io_retries=0))
+    reader = Reader(blocks, meta, Budget(64 << 20))
+    size = 12 * BLOCK
+    for indx in range(12):
+        await storage.put(f"chunks/0/0/5_{indx}_{BLOCK}", bytes(BLOCK))
+    await meta.commit_slice(1, 0, 0, Slice(0, 5, size, 0, size), 0)
+    await reader.open(1).read(BLOCK + 4096, 4096, size)
+    assert storage.keys == []  # random
+    handle = reader.open(1)
+    for at in range(0, size, 64 * KIB):
+        await handle.read(at, 64 * KIB, size)
+    assert storage.keys == [f"chunks/0/0/5_{indx}_{BLOCK}" for indx in range(12)]
+    await reader.close()
+    await blocks.close()
+
+
+async def test_cached_blocks_that_come_next_are_read_from_the_disk_ahead(tmp_path: Path) -> None:
+    async with reading(tmp_path, 8) as (reader, storage, data):
+        local = reader.blocks.cache
+        assert isinstance(local, DiskCache)
+        for indx in range(8):
+            await reader.blocks.fill(5, 8 * BLOCK, indx)
+        await until(lambda: not local._pending, "all are cached")
+        storage.ranges.clear()
+        handle = reader.open(1)
+        for at in range(0, 8 * BLOCK, 64 * KIB):
+            got = await handle.read(at, 64 * KIB, 8 * BLOCK)
+            assert bytes(got) == data[at % BLOCK : at % BLOCK + 64 * KIB]
+        assert len(local._open) == 8
+        await until(lambda: all(not block.users for block in local._open.values()), "the disk was told")
+        assert storage.ranges == []

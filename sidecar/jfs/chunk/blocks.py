@@ -173,6 +173,14 @@ class BlockStore:
         full = block_length(size, indx, self.block_size)
         return await self.cache.read(slice_id, indx, full, offset, length)
 
+    def advise(self, slice_id: int, size: int, indx: int) -> None:
+        """A block will be read soon: if it lies on a local disk, have that read it meanwhile."""
+        length = block_length(size, indx, self.block_size)
+        if self.cache is not None and self.cache.has(slice_id, indx):
+            self.cache.advise(slice_id, indx, length)
+        elif self.cheap_ranges:
+            self.storage.advise(block_key(slice_id, indx, length, hash_prefix=self._hash_prefix))
+
     async def fill(self, slice_id: int, size: int, indx: int) -> None:
         """Have a block in the local cache, if that takes it. ObjectError."""
         length = block_length(size, indx, self.block_size)

@@ -6,6 +6,10 @@ keeps up and halves when memory is short. Reads that go on by the same step (a c
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+_ADVISED: Final = 256  # blocks remembered
+_AGAIN: Final = 10.0  # seconds after which the page cache may have lost a block that a disk was told of
 
 
 @dataclass(slots=True)
@@ -35,6 +39,25 @@ class Stride:
         self._repeats = self._repeats + 1 if step == self._step else 0
         self._step = step
         return step if self._repeats >= 2 else 0
+
+
+class Advised:
+    """Blocks that a disk was told of lately."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[int, int], float] = {}
+
+    def is_news(self, name: tuple[int, int], now: float) -> bool:
+        """Whether the disk is to be told of the block at *now*, in seconds; it counts as told then."""
+        told = self._told
+        before = told.pop(name, None)
+        if before is not None and before + _AGAIN > now:
+            told[name] = before
+            return False
+        told[name] = now
+        if len(told) > _ADVISED:
+            del told[next(iter(told))]
+        return True
 
 
 class Streams:

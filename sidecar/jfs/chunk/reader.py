@@ -24,7 +24,7 @@ from jfs.chunk.interfaces import SliceSource
 from jfs.chunk.memory import give_back
 from jfs.chunk.naming import block_length
 from jfs.chunk.prefetch import Prefetcher
-from jfs.chunk.readahead import Stream, Streams, Stride
+from jfs.chunk.readahead import Advised, Stream, Streams, Stride
 from jfs.errors import FsError, ObjectError, ObjectNotFound
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Segment, Slice, view
@@ -63,21 +63,29 @@ class FileReader:
         self._reader = reader
         self._ino = ino
         self._stride = Stride()
-        self._streams = None if reader.blocks.cheap_ranges else Streams(reader.blocks.block_size, reader.max_readahead)
+        self._streams: Streams | None = None
 
     async def read(self, offset: int, size: int, length: int) -> Data:
         """Bytes [offset, min(offset+size, length)) of the file of *length* bytes; FsError(EIO) when they cannot be read."""
         size = min(size, length - offset)
         if size <= 0:
             return b""
-        stream = None
-        if self._streams is not None:
-            stream = self._streams.note(offset, size, self._reader.room)
-            if not stream.window and (step := self._stride.note(offset)):
-                self._reader.read_on(self._ino, offset, step, length)
-        data = await self._reader.read(self._ino, offset, size, whole_blocks=stream is not None and stream.window > 0)
-        if stream is not None and stream.window:
-            self._reader.read_ahead(self._ino, stream, length)
+        reader = self._reader
+        streams = self._streams
+        if streams is None:
+            if size == length:  # all of it at once: nothing to read ahead of
+                return await reader.read(self._ino, 0, size, whole_blocks=True)
+            streams = self._streams = Streams(reader.blocks.block_size, reader.max_readahead)
+        stream = streams.note(offset, size, reader.room)
+        if not stream.window:
+            if step := self._stride.note(offset):
+                reader.read_on(self._ino, offset, step, length)
+            return await reader.read(self._ino, offset, size, whole_blocks=False)
+        if reader.blocks.cheap_ranges:  # the disk may begin with what comes next while it is asked for this
+            reader.read_ahead(self._ino, stream, length)
+            return await reader.read(self._ino, offset, size, whole_blocks=True)
+        data = await reader.read(self._ino, offset, size, whole_blocks=True)
+        reader.read_ahead(self._ino, stream, length)
         return data
 
     def close(self) -> None:
@@ -109,6 +117,7 @@ class Reader:
         self._flights: dict[tuple[int, int], asyncio.Task[Data]] = {}
         self._ahead: set[tuple[int, int]] = set()  # chunks whose read-ahead is being planned
         self._timer: asyncio.TimerHandle | None = None
+        self._advised = Advised()
 
     def open(self, ino: int) -> FileReader:
         """A handle for reading inode *ino*."""
@@ -353,7 +362,7 @@ class Reader:
 
     def _fetch_ahead(self, view: _View, pos: int, count: int) -> None:
         block_size = self.blocks.block_size
-        local = self.blocks.cache
+        local, cheap = self.blocks.cache, self.blocks.cheap_ranges
         end = pos + count
         at = max(bisect_right(view.starts, pos) - 1, 0)
         for segment in view.segments[at:]:
@@ -365,8 +374,17 @@ class Reader:
             last = segment.off + min(end - segment.pos, segment.len)
             for indx in range(first // block_size, -(-last // block_size)):
                 name = (segment.id, indx)
-                if name not in self.cache and (local is None or not local.has(segment.id, indx)):
+                if name in self.cache:
+                    continue
+                if cheap or (local is not None and local.has(segment.id, indx)):
+                    self._advise(name, segment.size)
+                else:
                     self._flight(segment.id, segment.size, indx)
+
+    def _advise(self, name: tuple[int, int], size: int) -> None:
+        """A block on a local disk will be read; that is said once, and again when the page cache may have lost it."""
+        if self._advised.is_news(name, asyncio.get_running_loop().time()):
+            self.blocks.advise(name[0], size, name[1])
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:

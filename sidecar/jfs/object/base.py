@@ -52,6 +52,10 @@ class ObjectStorage(Protocol):
         tier that it belongs to, which storages without classes ignore."""
         ...
 
+    def advise(self, key: str) -> None:
+        """The whole object will be read soon: a local directory has the disk read it meanwhile, others do nothing."""
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove an object; a missing one is success."""
         ...

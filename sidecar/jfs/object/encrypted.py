@@ -50,6 +50,9 @@ class EncryptedStorage:
             sealed = await asyncio.get_running_loop().run_in_executor(None, self._cipher.seal, data)
         await self._inner.put(key, sealed, tier)
 
+    def advise(self, key: str) -> None:
+        return
+
     async def delete(self, key: str) -> None:
         await self._inner.delete(key)
 

@@ -74,6 +74,9 @@ class FileStorage:
         except OSError as error:
             raise self._explain(error, "write", key) from error
 
+    def advise(self, key: str) -> None:
+        asyncio.get_running_loop().run_in_executor(None, _advise, self._root + key)
+
     async def delete(self, key: str) -> None:
         try:
             os.unlink(self._root + key)
@@ -219,3 +222,13 @@ def _may_match(name: str, prefix: str, after: str) -> bool:
             raw > behind[: len(raw)] or behind.startswith(raw)
         )
     return raw.startswith(wanted) and raw > behind
+
+
+def _advise(path: str) -> None:
+    """*Thread.* Have the kernel read a file into its page cache; what is wrong with it the read will tell."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)

@@ -30,6 +30,9 @@ class MemoryStorage:
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         self.objects[key] = (bytes(data), time.time())
 
+    def advise(self, key: str) -> None:
+        return
+
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 

@@ -24,6 +24,9 @@ class PrefixedStorage:
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         await self._inner.put(self._prefix + key, data, tier)
 
+    def advise(self, key: str) -> None:
+        self._inner.advise(self._prefix + key)
+
     async def delete(self, key: str) -> None:
         await self._inner.delete(self._prefix + key)
 

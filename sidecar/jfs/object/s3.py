@@ -100,6 +100,9 @@ class S3Storage:
         if answer.status not in (200, 201, 204):
             raise self._explain("write", key, answer)
 
+    def advise(self, key: str) -> None:
+        return
+
     async def delete(self, key: str) -> None:
         answer = await self._ask("DELETE", key, {})
         if answer.status not in (200, 202, 204) and not (answer.status == 404 and _code(answer) != "NoSuchBucket"):

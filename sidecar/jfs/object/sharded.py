@@ -39,6 +39,9 @@ class ShardedStorage:
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         await self._of(key).put(key, data, tier)
 
+    def advise(self, key: str) -> None:
+        self._of(key).advise(key)
+
     async def delete(self, key: str) -> None:
         await self._of(key).delete(key)
 

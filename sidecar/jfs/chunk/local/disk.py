@@ -10,6 +10,7 @@ loop. One task writes what is queued, one looks after the directories. Other pro
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -197,6 +198,23 @@ class DiskCache:
         self._hits.value += 1
         self._hit_bytes.value += count
         return data if len(data) == count else memoryview(data)[begin - start : begin - start + count]
+
+    def advise(self, slice_id: int, indx: int, length: int) -> None:
+        number = ident(slice_id, indx)
+        block = self._open.get(number) or self._find(number, slice_id, indx, length)
+        if block is None:
+            return
+        opened = block
+        opened.used = self._now()
+        opened.users += 1
+
+        def done(_: "asyncio.Future[None]") -> None:
+            opened.users -= 1
+            if opened.doomed:
+                opened.close()
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._pool, _will_need, opened.fd).add_done_callback(done)
 
     def _find(self, number: int, slice_id: int, indx: int, length: int) -> OpenBlock | None:
         key = self.key(slice_id, indx, length)
@@ -439,6 +457,12 @@ def _stored(batch: list[tuple[int, CacheDirectory, str, Data]]) -> list[OSError 
     for directory in {each[1] for each in batch}:
         _measure(directory)
     return outcomes
+
+
+def _will_need(fd: int) -> None:
+    """*Thread.* Have the kernel read a file into its page cache."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _unlinked(doomed: list[tuple[CacheDirectory, str]]) -> None:

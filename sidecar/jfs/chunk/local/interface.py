@@ -39,6 +39,10 @@ class LocalCache(Protocol):
         """In which place (as `warmup --check` shows it) the block is; None when nowhere."""
         ...
 
+    def advise(self, slice_id: int, indx: int, length: int) -> None:
+        """A block that is here will be read soon from its beginning: have the disk read it meanwhile."""
+        ...
+
     def put(self, slice_id: int, indx: int, data: Data, *, force: bool = False) -> bool:
         """Keep a block, whose data must not change any more; whether it is or will be kept. Too many at once are dropped, unless
         *force* is given."""

@@ -67,6 +67,9 @@ class MemoryCache:
     def where(self, slice_id: int, indx: int, length: int) -> str | None:
         return _LOCATION if self.has(slice_id, indx) else None
 
+    def advise(self, slice_id: int, indx: int, length: int) -> None:
+        return
+
     def put(self, slice_id: int, indx: int, data: Data, *, force: bool = False) -> bool:
         if not self.takes(len(data)) or len(data) > self._size:
             return False

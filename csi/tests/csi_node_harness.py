@@ -273,13 +273,26 @@ class Pod:
         return place
 
     def start_small_sidecar(self, *, restricted: bool = False, hold: Path | None = None) -> None:
-        """A container with `small_sidecar.py`; restricted: as PodSecurity's level of that name has it, and its view of the
-        control volume is read-only and only receives mounts."""
+        """A container with `small_sidecar.py`."""
+        more = [f"hold={hold}"] if hold is not None else []
+        self._start_container(restricted, "-I", str(TESTS / "small_sidecar.py"), str(self.inside), *more)
+
+    def start_client(self, *, restricted: bool = False, **environment: str) -> None:
+        """A container as in a cluster: `jfs sidecar`, with a state directory that lives as long as the pod."""
+        state = self.node.root / f"state-{self.uid}"
+        state.mkdir(exist_ok=True)
+        state.chmod(0o777)
+        environment = {"JFS_GRACE_SECONDS": "5", "JFS_STATE": str(state), **environment}
+        self._start_container(restricted, "-m", "jfs", "sidecar", "--control", str(self.inside), **environment)
+
+    def _start_container(self, restricted: bool, *arguments: str, **environment: str) -> None:
+        """Restricted: as PodSecurity's level of that name has it; its view of the control volume only receives mounts."""
         inside = self.inside
         inside.mkdir(exist_ok=True)
         self.node.root.chmod(0o755)  # a temporary folder is only its owner's
-        control = self.target("juicefs-control")
-        script = f'mount --rbind {control} {inside} && exec "$@"'
+        script = (
+            f'mount --rbind {self.target("juicefs-control")} {inside} && {python_for_all(self.node.root)} exec "$@"'
+        )
         nobody = [
             "setpriv",
             "--reuid=65534",
@@ -301,9 +314,9 @@ class Pod:
                     "sh",
                 ),
                 *(nobody if restricted else []),
-                *(sys.executable, "-I", str(TESTS / "small_sidecar.py"), str(inside)),
-                *([f"hold={hold}"] if hold is not None else []),
+                *(sys.executable, *arguments),
                 stderr=log,
+                env={**os.environ, **environment},
             )
 
     def ready(self, pid: int | None = None, control: str | None = None) -> tuple[int, str]:
@@ -366,6 +379,18 @@ class Pod:
 def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
+
+
+def python_for_all(place: Path) -> str:
+    """Shell commands after which every user of a private mount namespace can run this Python, wherever it is installed."""
+    base = Path(sys.base_prefix)
+    hidden = next((each for each in reversed(base.parents) if not each.stat().st_mode & 0o001), None)
+    if hidden is None:
+        return ""
+    copy = place / "python"
+    copy.mkdir(exist_ok=True)
+    steps = [f"mount --bind {base} {copy}", f"mount -t tmpfs -o mode=755 none {hidden}", f"mkdir -p {base}"]
+    return " && ".join([*steps, f"mount --bind {copy} {base}"]) + " &&"
 
 
 def fuse_descriptors(pid: int) -> int:

@@ -206,6 +206,51 @@ def test_s3_through_a_bad_network(s3_volume: Volume, seaweed: SeaweedServer, tmp
             mount.kill()
 
 
+def test_a_killed_client_never_hangs_with_its_readers(
+    s3_volume: Volume, seaweed: SeaweedServer, tmp_path: Path
+) -> None:
+    """A reader waits for data, so the kernel has locked its pages; the client learns that another one has changed the file, and is
+    killed. A client that waited for the pages then would keep the mount from ending."""
+    with FaultProxy(seaweed.port) as proxy:
+        bucket = seaweed.bucket_url.replace(f":{seaweed.port}/", f":{proxy.port}/")
+        other = Mounted(s3_volume, tmp_path / "other")
+        mount = Mounted(s3_volume, tmp_path / "mnt", "--bucket", bucket, "--attr-cache", "0", "--entry-cache", "0")
+        try:
+            (other.where / "f").write_bytes(b"1" * 600_000)
+            code = "import os\nfd = os.open('f', os.O_RDONLY)\nprint(1, flush=True)\ninput()\nos.read(fd, 600000)"
+            reader = subprocess.Popen(
+                [sys.executable, "-c", code], cwd=mount.where, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert reader.stdout is not None
+            reader.stdout.readline()
+            proxy.stall()
+            assert reader.stdin is not None
+            reader.stdin.write(b"go\n")
+            reader.stdin.flush()
+            eventually(lambda: state_of(reader.pid) == "D", "it waits for pages")
+            (other.where / "f").write_bytes(b"2" * 700_000)
+            # Whoever asks for the attributes waits for the locked pages in the kernel: not here.
+            looker = subprocess.Popen(["stat", "f"], cwd=mount.where, stdout=subprocess.DEVNULL)
+            eventually(lambda: state_of(looker.pid) in "DZ", "the change is seen")
+            mount.process.kill()
+            mount.process.wait(timeout=15)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                reader.wait(timeout=15)
+            assert reader.returncode not in (None, 0), "the reader hangs"
+            looker.wait(timeout=15)
+        finally:
+            run("umount", "-f", str(mount.where), check=False)
+            reader.kill()
+            reader.communicate()
+            mount.kill()
+            other.kill()
+
+
+def state_of(pid: int) -> str:
+    """As ps shows it: S, D …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def used(pid: int) -> tuple[int, int]:
     """Open descriptors, and resident memory in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -125,21 +125,21 @@ class Pyfuse3Host:
 
 
 class _Invalidator:
-    """Notes to the kernel by libfuse; in threads, since they may wait for requests under way."""
+    """Notes to the kernel by libfuse. Pages are dropped by the kernel itself, for the reason that the kernel host gives."""
 
     def entry(self, parent: int, name: bytes) -> None:
         pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True)
 
     def inode(self, ino: int) -> None:
-        asyncio.get_running_loop().run_in_executor(None, _invalidate, ino, False)
+        _invalidate(ino)
 
     def attributes(self, ino: int) -> None:
-        _invalidate(ino, True)
+        _invalidate(ino)
 
 
-def _invalidate(ino: int, attributes_only: bool) -> None:
+def _invalidate(ino: int) -> None:
     try:
-        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attributes_only)
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True)
     except OSError as error:
         if error.errno not in (
             errno.ENOENT,

@@ -478,13 +478,15 @@ class _Notifier:
         self._note(protocol.invalidate_entry(parent, name))
 
     def inode(self, ino: int) -> None:
-        """Attributes and pages of the inode are not what they were."""
-        self._note(protocol.invalidate_inode(ino))
+        """Attributes and pages of the inode are not what they were. The kernel drops the pages itself when it sees another time or
+        length (AUTO_INVAL_DATA). Told to drop them, it would wait for pages that a reader has locked: a thread that waits so keeps
+        the descriptor open when this process is killed, and the mount would hang with its readers for ever."""
+        self.attributes(ino)
 
     def attributes(self, ino: int) -> None:
         """The attributes are not what they were: the kernel takes this note without waiting for anything."""
         if self._fd >= 0:
-            self._write(protocol.invalidate_inode(ino, pages=False))
+            self._write(protocol.invalidate_inode(ino))
 
     def _note(self, note: bytes) -> None:
         if self._fd < 0:

@@ -105,6 +105,8 @@ def test_worker_document() -> None:
     assert request.config.mount_flags == ("ro",)
     assert request.config.metrics == ""
     assert request.config.subdir == "a"
+    assert request.config.cache_size == 0  # no directory was named: the container's own is not used
+    assert request.drain
     assert request.keys.secret_key == "s"
     assert request.keys.session_token == ""
     assert request.name == "v"

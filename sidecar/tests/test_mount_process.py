@@ -355,6 +355,20 @@ def test_worker_mounts_beats_flushes_and_ends(volume: Volume, directory: Path, t
         assert (where / "pod/f").read_bytes() == b"d" * 10_000
 
 
+def test_worker_uploads_what_is_staged_before_it_ends(volume: Volume, directory: Path, tmp_path: Path) -> None:
+    """Its cache directory may be the pod's own."""
+    options = [f"cache-dir={tmp_path}/cache", "writeback", "upload-delay=1h"]
+    document = {"meta_url": volume.url, "mountpoint": str(directory), "options": options, "name": volume.name}
+    worker = Worker(document, tmp_path / "worker.log")
+    assert worker.hear("ready", "error")["event"] == "ready"
+    (directory / "f").write_bytes(b"d" * 10_000)
+    assert len([each for each in (tmp_path / "cache").rglob("rawstaging/**/*") if each.is_file()]) == 1
+    assert worker.end() == 0
+    assert not [each for each in (tmp_path / "cache").rglob("rawstaging/**/*") if each.is_file()]
+    with mounted(volume, directory, "--cache-size", "0") as where:
+        assert (where / "f").read_bytes() == b"d" * 10_000
+
+
 @pytest.mark.parametrize(
     ("change", "code", "retryable", "said"),
     [

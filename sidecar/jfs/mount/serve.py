@@ -42,6 +42,7 @@ from jfs.mount.data_path import open_blocks, prefetcher
 from jfs.mount.hosts import make_host
 from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
+from jfs.mount.storage_change import StorageFollower
 from jfs.mount.storage_check import check_storage
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_volume
@@ -74,7 +75,7 @@ class StorageKeys:
 class MountRequest:
     """What to mount where. *meta_url* may hold a password and never gets into a message; *name* is the volume expected, "" any.
     With *connection* a FUSE connection that exists is served instead; *state* is the directory of what survives this process.
-    With *drain* staged blocks are uploaded before the end: their directory may go with the pod."""
+    With *drain* staged blocks are uploaded before `stop` unmounts: their directory may go with the pod."""
 
     meta_url: str = field(repr=False)
     mountpoint: str
@@ -136,12 +137,9 @@ class Mount:
         return self._writer.dirty_bytes if self._writer is not None else 0
 
     async def flush(self) -> None:
-        """Upload and commit everything written so far, where the cache goes with this process what is staged too; FsError of the first
-        failure."""
+        """Upload and commit everything written so far; FsError of the first failure."""
         if self._writer is not None:
             await self._writer.flush_all()
-        if self.request.drain and self._blocks is not None and self._blocks.staging is not None:
-            await self._blocks.staging.drain()
 
     # -- the way in ---------------------------------------------------------------------------------------------
 
@@ -188,6 +186,9 @@ class Mount:
             )
         storage = await self._storage(setting)
         blocks = self._blocks = await open_blocks(storage, config, lambda: meta.setting)
+        follower = StorageFollower(blocks, setting, self._open_storage)
+        self._undo.push_async_callback(follower.close)
+        meta.on_setting = follower.adopt
         budget = Budget(config.buffer_size)
         arena = None if config.read_only else self._state.arena(setting.block_size)
         writer = self._writer = Writer(blocks, meta, budget, arena=arena)
@@ -279,8 +280,15 @@ class Mount:
 
     async def _storage(self, setting: Setting) -> ObjectStorage:
         """The volume's storage, reachable and not another volume's. ConfigError, ObjectError, VolumeError."""
+        config = self._config
+        storage = self._open_storage(setting)
+        self._opened_storage = storage
+        await check_storage(storage, setting, probing=config.check_storage and not config.read_only)
+        return storage
+
+    def _open_storage(self, setting: Setting) -> ObjectStorage:
         config, keys = self._config, self.request.keys
-        storage = open_volume(
+        return open_volume(
             setting,
             storage=config.storage or keys.storage,
             bucket=config.bucket or keys.bucket,
@@ -290,9 +298,6 @@ class Mount:
             passphrase=self.request.passphrase,
             options=StorageOptions(storage_class=config.storage_class),
         )
-        self._opened_storage = storage
-        await check_storage(storage, setting, probing=config.check_storage and not config.read_only)
-        return storage
 
     def _handlers(self, meta: Meta, writer: Writer, reader: Reader) -> Host:
         config, setting = self._config, meta.setting
@@ -428,6 +433,8 @@ class Mount:
             await self.flush()
         except FsError as error:
             self._unstored = error
+        if self.request.drain and self._blocks is not None and self._blocks.staging is not None:
+            await self._blocks.staging.drain()
         await asyncio.to_thread(host.unmount)
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):

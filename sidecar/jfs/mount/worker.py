@@ -77,6 +77,7 @@ def parse(line: str, descriptor: int | None = None) -> tuple[MountRequest, dict[
         passphrase=passphrase,
         connection=connection,
         state=str(document["state"]) if document.get("state") else None,
+        drain=True,
     )
     return request, envs
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,26 @@ def test_administration_beside_a_mount(volume: Volume, ours: Path, tmp_path: Pat
     dumped = json.loads((tmp_path / "dump").read_text())
     assert dumped["FSTree"]["entries"]["d"]["entries"]["f"]["attr"]["length"] == 5000
     assert len(dumped["FSTree"]["entries"]["d"]["entries"]["pieces"]["chunks"][0]["slices"]) == 1
+
+
+def test_a_mount_follows_the_volume_to_another_bucket(volume: Volume, ours: Path, tmp_path: Path) -> None:
+    shutil.copytree(volume.bucket, tmp_path / "other")
+    run(REAL, "config", volume.url, "--bucket", f"{tmp_path}/other/", "--yes")
+    names = iter(range(10_000))
+
+    def moved() -> bool:
+        before = len(list((tmp_path / "other").rglob("*_*_*")))
+        (ours / f"n{next(names)}").write_bytes(b"new")
+        return len(list((tmp_path / "other").rglob("*_*_*"))) > before
+
+    eventually(moved, "what is written goes to the new bucket")
+    for block in volume.bucket.rglob("*_*_*"):  # what was written before the mount knew
+        target = tmp_path / "other" / block.relative_to(volume.bucket)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(block, target)
+    shutil.rmtree(volume.bucket)
+    assert (ours / "d/f").read_bytes() == b"x" * 5000
 
 
 def test_stats_and_profile(ours: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class MountState:
         self.root = ROOT
         self.on_entry_changed: Callable[[int, bytes], None] | None = None
         self.on_inode_changed: Callable[[int], None] | None = None
+        self.on_setting: Callable[[Setting], None] | None = None  # with each heartbeat
         self._setting = setting
         self._clock = clock
         self._cache = NodeCache(
@@ -124,6 +125,8 @@ class MountState:
             raise VolumeError(f"POSIX ACLs were turned on for volume {setting.name}: mount it again")
         self._setting = setting
         self._rules_made = self._make_rules()
+        if self.on_setting is not None:
+            self.on_setting(setting)
 
     def _check_writable(self) -> None:
         if self.options.read_only:

@@ -2,9 +2,9 @@
 
 A volume works if a FUSE file system lies on its directory *and* that file system answers stat of its root with inode 1:
 a line in mountinfo alone may be a dead mount. In restricted mode the file system lies where this container does not see it; then
-the supervisor is asked (`probe.py`), whose worker is ready when it has read the root. Each stat runs in a child process, because a hung mount can hold its caller
-beyond the reach of a signal; at the deadline the probe answers without it, and the child ends with the mount.
-Started every second: standard library only, and little of it.
+the supervisor is asked (`probe.py`), whose worker is ready when it has read the root. Each stat runs in a child process,
+because a hung mount can hold its caller beyond the reach of a signal; at the deadline the probe answers without it, and the
+child ends with the mount. Started every second: standard library only, and little of it.
 """
 
 import os

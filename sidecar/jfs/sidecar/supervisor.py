@@ -11,7 +11,6 @@ SIGTERM: all workers flush and end within JFS_GRACE_SECONDS, then exit status 0;
 """
 
 import argparse
-import errno
 import os
 import selectors
 import signal
@@ -22,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jfs.sidecar import frames, mounts
+from jfs.sidecar import frames, mounts, process
 from jfs.sidecar.actions import (
     Action,
     Adopt,
@@ -43,12 +42,13 @@ from jfs.sidecar.actions import (
 )
 from jfs.sidecar.connections import Connections
 from jfs.sidecar.probe import Probe
+from jfs.sidecar.process import log
 from jfs.sidecar.state import CONFIGURED, StateRoot
+from jfs.sidecar.timers import Timers
 from jfs.sidecar.volumes import BROKEN_SECONDS, Volumes
 from jfs.sidecar.worker import Worker
 from jfs.sidecar.zygote import Zygote
 
-SOCKET = "s"
 BEAT_SECONDS = 10.0
 STATE_SECONDS = 1.0  # between two STATE frames of a volume
 BACK_OFF_FIRST, BACK_OFF_LONGEST = 0.05, 2.0  # seconds between attempts to connect
@@ -56,8 +56,6 @@ WELCOME_WITHIN = 10.0
 # A volume's dead mounts that may lie on each other (see `volumes.py`); more come from a crash loop and are taken away,
 # at the price that containers which hold them must be started again.
 MOST_DEAD_MOUNTS = 16
-GRACE_ENVIRONMENT = "JFS_GRACE_SECONDS"
-GRACE_DEFAULT = 25.0
 
 
 class Supervisor:
@@ -74,13 +72,13 @@ class Supervisor:
     ) -> None:
         self._control, self._command, self._grace = os.path.realpath(control), command, grace
         self._session = os.urandom(16).hex()
-        self._version = _version()
+        self._version = process.version()
         self._volumes = Volumes()
         self._workers: dict[str, Worker] = {}
         self._zygote = Zygote(zygote)
         self._connections = Connections()
         self._state = StateRoot(state)
-        self._timers: dict[tuple[str, str], tuple[float, Callable[[], None]]] = {}
+        self._timers = Timers()
         self._state_sent: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
         self._socket: socket.socket | None = None
@@ -134,7 +132,7 @@ class Supervisor:
         self._meet_deadlines(time.monotonic())
         for key, _ in self._selector.select(self._patience(time.monotonic())):
             if key.data is None:
-                while _drain(wake_read):
+                while process.drain(wake_read):
                     pass
             else:
                 key.data()
@@ -143,7 +141,7 @@ class Supervisor:
     def _patience(self, now: float) -> float | None:
         """Seconds until something is due, None if only events matter."""
         due = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
-        due += [at for at, _ in self._timers.values()]
+        due += self._timers.times()
         if self._socket is None:
             if not self._volumes.terminating:
                 due.append(self._connect_at)
@@ -159,8 +157,7 @@ class Supervisor:
                 log(f"Volume {volume}: its worker did not end in time and is killed.")
                 worker.kill_at = None
                 worker.signal(signal.SIGKILL)
-        for key in [key for key, (at, _) in self._timers.items() if now >= at]:
-            self._timers.pop(key)[1]()
+        self._timers.run(now)
         if self._socket is None:
             return
         if not self._volumes.welcomed:
@@ -173,18 +170,14 @@ class Supervisor:
     # --- connection --------------------------------------------------------------------------------------------
 
     def _connect(self, now: float) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        connection: socket.socket | None = None
         try:
-            directory = os.open(self._control, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                # By the descriptor: a socket's address has only 108 bytes.
-                connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
-            finally:
-                os.close(directory)
+            connection = process.connect(self._control)
             hello = frames.hello(self._session, self._version, self._volumes.attached())
             connection.send(frames.encode(hello))
         except OSError as error:
-            connection.close()
+            if connection is not None:
+                connection.close()
             # Said once per cause: it may take long until the node service is there.
             text = f"The node service's socket in {self._control} cannot be reached: {error.strerror}; trying on."
             if text != self._complained:
@@ -254,7 +247,7 @@ class Supervisor:
                 case Start():
                     self._start(action)
                 case StartLater(volume, seconds):
-                    self._at(seconds, ("start", volume), partial(self._start_due, volume))
+                    self._timers.set(("start", volume), seconds, partial(self._start_due, volume))
                 case Stop(volume, seconds):
                     worker = self._workers[volume]
                     worker.kill_at = time.monotonic() + seconds
@@ -277,16 +270,12 @@ class Supervisor:
                 case ClearMount(mountpoint):
                     self._clear(mountpoint)
                 case AwaitEnd(seconds):
-                    self._at(seconds, ("end", ""), lambda: self._do(self._volumes.undecided()))
+                    self._timers.set(("end", ""), seconds, lambda: self._do(self._volumes.undecided()))
                 case Close(reason, seconds):
                     log(reason)
                     self._hang_up()
                     self._connect_at = time.monotonic() + max(seconds, self._back_off)
                     self._back_off = min(self._back_off * 2, BACK_OFF_LONGEST)
-
-    def _at(self, seconds: float, key: tuple[str, str], do: Callable[[], None]) -> None:
-        """Do something later, in place of what was to be done for the same key."""
-        self._timers[key] = time.monotonic() + seconds, do
 
     def _start_due(self, volume: str) -> None:
         self._do(self._volumes.due(volume))
@@ -310,9 +299,9 @@ class Supervisor:
         now = time.monotonic()
         wait = self._state_sent.get(volume, -STATE_SECONDS) + STATE_SECONDS - now
         if wait > 0:
-            self._at(wait, ("state", volume), lambda: self._send_state(volume, frame))
+            self._timers.set(("state", volume), wait, lambda: self._send_state(volume, frame))
             return
-        self._timers.pop(("state", volume), None)
+        self._timers.cancel(("state", volume))
         self._state_sent[volume] = now
         self._send(frame)
 
@@ -401,52 +390,7 @@ class Supervisor:
                 self._selector.unregister(connection)
             worker.close()
             del self._workers[volume]
-            self._do(self._volumes.worker_ended(volume, _how(status), now, clean=status == 0))
-
-
-def log(text: str) -> None:
-    """One line for the container's log."""
-    print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text, file=sys.stderr, flush=True)
-
-
-def _version() -> str:
-    # The installation's directory says it; importlib.metadata would cost five megabytes for this one string.
-    for directory in sys.path:
-        try:
-            entries = os.listdir(directory or ".")
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.startswith("juicefs_sidecar-") and entry.endswith(".dist-info"):
-                return entry.removeprefix("juicefs_sidecar-").removesuffix(".dist-info")
-    return "unknown"
-
-
-def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"with exit status {code}" if code >= 0 else f"by signal {-code}"
-
-
-def _drain(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 512)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EINTR):
-            return b""
-        raise
-
-
-def _grace_seconds(parser: argparse.ArgumentParser) -> float:
-    text = os.environ.get(GRACE_ENVIRONMENT)
-    if text is None:
-        return GRACE_DEFAULT
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        parser.error(f"{GRACE_ENVIRONMENT}={text!r} is not a number of seconds above 0.")
-    return seconds
+            self._do(self._volumes.worker_ended(volume, process.how(status), now, clean=status == 0))
 
 
 def main(argv: Sequence[str] | None = None, *, worker: Callable[[], Sequence[str]] | None = None) -> int:
@@ -457,6 +401,6 @@ def main(argv: Sequence[str] | None = None, *, worker: Callable[[], Sequence[str
     if not os.path.isdir(options.control):
         parser.error(f"--control {options.control} is not a directory: is the control volume mounted there?")
     if worker is not None:
-        return Supervisor(options.control, worker(), _grace_seconds(parser), state=CONFIGURED).run()
+        return Supervisor(options.control, worker(), process.grace_seconds(parser), state=CONFIGURED).run()
     command, zygote = ((sys.executable, "-m", "jfs", name) for name in ("worker", "zygote"))
-    return Supervisor(options.control, command, _grace_seconds(parser), zygote=zygote, state=CONFIGURED).run()
+    return Supervisor(options.control, command, process.grace_seconds(parser), zygote=zygote, state=CONFIGURED).run()

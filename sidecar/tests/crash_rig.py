@@ -236,18 +236,19 @@ class Rig:
 
     def examine(self, *, programs: bool) -> None:
         """The metadata are sound, no object is missing, and what is leaked is found; with *programs* by the commands, too."""
-        damages, lost, leaked = asyncio.run(_survey(self.volume.url))
+        damages, lost = asyncio.run(_survey(self.volume.url))
         assert not damages, damages
         assert not lost, lost
         if not programs:
             return
         checked = run(*JFS, "fsck", self.volume.url, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr
-        assert self._collect() == leaked
+        leaked = self._collect()
         self.leaked += leaked
         if leaked:
             self._collect("--delete")
-            assert self._collect() == 0
+            # The mount may be clearing a dead session: objects are deleted after the records that name them.
+            eventually(lambda: self._collect() == 0, "what was leaked is deleted")
         real = run(REAL, "fsck", self.volume.url)
         said = real.stdout + real.stderr
         assert "<ERROR>" not in said, said
@@ -265,20 +266,19 @@ class Rig:
         return leaked
 
 
-async def _survey(url: str) -> tuple[list[Any], list[Any], int]:
-    """Damages of the metadata, blocks that are missing, and the number of leaked objects."""
+async def _survey(url: str) -> tuple[list[Any], list[Any]]:
+    """Damages of the metadata, and blocks that are missing or have a wrong size."""
     store = await connect(url)
     try:
         facts, damages = await examine(store)
         storage = open_volume(facts.setting)
         try:
-            # No writer is at work: nothing is too young to be leaked.
-            listing = await compare(storage, Expectation(facts), young_from=time.time() + 3600)
+            listing = await compare(storage, Expectation(facts), young_from=0)
             lost = [block async for block in confirm(storage, store, listing.absent)]
         finally:
             await storage.close()
         damages = [damage for damage in damages if not damage.note]
-        return damages, [*lost, *listing.wrong_sizes], listing.leaked.number
+        return damages, [*lost, *listing.wrong_sizes]
     finally:
         await store.close()
 

@@ -1,4 +1,4 @@
-"""An ext4 of a test's own, in a file: what Linux itself answers. Everything lies where every user may pass, unlike pytest's directories."""
+"""An ext4 of a test's own, in a file, mounted as ours are: what Linux itself answers. Everything lies where every user may pass, unlike pytest's directories."""
 
 import contextlib
 import subprocess
@@ -23,7 +23,7 @@ def ext4(place: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(256 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-I", "256", image], check=True)
-    subprocess.run(["mount", "-o", "loop,noatime", image, where], check=True)
+    subprocess.run(["mount", "-o", "loop,noatime,nodev,nosuid", image, where], check=True)
     try:
         yield where
     finally:

@@ -36,7 +36,7 @@ from jfs.fuse.requests import (
 )
 from jfs.fuse.xattrs import SECURITY, Xattrs
 from jfs.meta.model.attr import Attr
-from jfs.meta.volume import SUPERUSER, Caller, Meta, StatFS
+from jfs.meta.volume import SUPERUSER, AttrChange, Caller, Meta, StatFS
 from jfs.survival.handle_table import VIRTUAL, HandleTable
 from jfs.survival.snapshots import Snapshots
 from jfs.vfs.access_log import AccessLog
@@ -174,6 +174,18 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         self.directories.changed(ino)
         return attr
 
+    async def _empty(self, caller: Caller, ino: int, attr: Attr) -> Attr:
+        """O_TRUNC, of which the kernel says nothing more: suid and sgid go, too, unless root does it."""
+        mode = attr.mode & ~0o4000
+        if mode & 0o2010 == 0o2010:
+            mode &= ~0o2000
+        emptied = await self._truncate(caller, ino, 0, opened=True)
+        if not caller.uid or mode == attr.mode:
+            return emptied
+        if self.invalidator is not None:
+            self.invalidator.attributes(ino)
+        return await self.meta.setattr(SUPERUSER, ino, AttrChange(mode=mode))
+
     async def access(self, caller: Caller, ino: int, mask: int) -> None:
         """access(2)."""
         if ino < SPECIAL:
@@ -212,7 +224,7 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         await self._forget_unanswered(caller)
         if flags & os.O_TRUNC:  # the kernel has checked the right to write, also for O_RDONLY
             try:
-                await self._truncate(caller, ino, 0, opened=True)
+                await self._empty(caller, ino, attr)
             except BaseException:
                 await self._release(handle.fh)
                 raise
@@ -233,7 +245,7 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         await self._forget_unanswered(caller)
         if not created and flags & os.O_TRUNC:
             try:
-                attr = await self._truncate(caller, ino, 0, opened=True)
+                attr = await self._empty(caller, ino, attr)
             except BaseException:
                 await self._release(handle.fh)
                 raise

@@ -25,7 +25,18 @@ async def node() -> AsyncIterator[Node]:
 def formatted(folder: Path, *options: str) -> str:
     """The metadata URL of a fresh volume by the real JuiceFS, whose database and objects are the sidecar's user's."""
     url = f"sqlite3://{folder}/meta.db"
-    command = [JUICEFS, "format", url, "vol", "--storage", "file", "--bucket", f"{folder}/objects", "--trash-days", "0"]
+    command = [
+        str(JUICEFS),
+        "format",
+        url,
+        "vol",
+        "--storage",
+        "file",
+        "--bucket",
+        f"{folder}/objects",
+        "--trash-days",
+        "0",
+    ]
     subprocess.run([*command, *options], check=True, capture_output=True)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, 65534, 65534)

@@ -34,12 +34,12 @@ async def started(node: Node, mode: str, hold: Path | None = None, **fields: Any
     return pod
 
 
-def run(*command: str) -> "subprocess.Popen[str]":
+def run(*command: str) -> "subprocess.Popen[bytes]":
     """A process of an application."""
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="latin-1")
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def reading(pod: Pod, name: str) -> "subprocess.Popen[str]":
+def reading(pod: Pod, name: str) -> "subprocess.Popen[bytes]":
     return run("cat", str(pod.seen("data") / name))
 
 
@@ -80,7 +80,7 @@ async def test_killed_after_the_mount_and_before_any_sidecar(node: Node) -> None
     assert pod.state("data")["generation"] == 0
     waiting = reading(pod, "who")
     pod.start_small_sidecar(restricted=True)
-    assert waiting.communicate(timeout=30)[0] == str(pod.sidecar.pid if pod.sidecar else 0)
+    assert waiting.communicate(timeout=30)[0] == str(pod.sidecar.pid if pod.sidecar else 0).encode()
     assert before
     assert after
     assert "JuiceFSMountLost" not in node.log.read_text()
@@ -163,11 +163,11 @@ async def test_without_resend_a_request_in_flight_fails_at_once_and_later_ones_w
     await until(lambda: "holding a read" in pod.log.read_text(), "the sidecar has the request")
     pod.kill_container()
     assert flying.stdout is not None
-    assert "connection abort" in await asyncio.to_thread(flying.stdout.readline)
+    assert b"connection abort" in await asyncio.to_thread(flying.stdout.readline)
     later = reading(pod, "large")
     hold.unlink()
     pod.start_small_sidecar(restricted=True)
-    assert later.communicate(timeout=30)[0].encode("latin-1") == bytes(range(256)) * 256
+    assert later.communicate(timeout=30)[0] == bytes(range(256)) * 256
     await served(pod)
     flying.communicate(timeout=20)
     pod.kill_container()
@@ -185,7 +185,7 @@ async def test_a_stopped_sidecar_and_a_stuck_application_do_not_keep_the_pod(nod
     pod.sidecar.send_signal(signal.SIGSTOP)
     await pod.unpublish("data")
     _, error = stuck.communicate(timeout=20)
-    assert "onnection abort" in error or "not connected" in error
+    assert b"onnection abort" in error or b"not connected" in error
     pod.sidecar.send_signal(signal.SIGCONT)
     pod.kill_container()
     await ended(pod)

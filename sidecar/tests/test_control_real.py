@@ -124,6 +124,32 @@ def test_warming_up(ours: Path) -> None:
     assert "0 B of 9.9 KiB (0.0%) cached" in cached()
 
 
+def test_our_warmup_says_what_the_real_one_says(ours: Path, tmp_path: Path) -> None:
+    names = ("warmup", "--check", str(ours / "d"))
+    listed = tmp_path / "list"
+    listed.write_text("".join(f"{each}\n" for each in sorted((ours / "d").iterdir())))
+    assert run(*JFS, "warmup", "--file", str(listed), "--threads", "3").stdout.startswith("warmup cache: ")
+
+    def both() -> tuple[str, str]:
+        theirs, mine = real(*names), run(*JFS, *names)
+        said = theirs.stdout + theirs.stderr
+        return mine.stdout.splitlines()[-1], said[said.index("check cache: ") :].partition("  [")[0]
+
+    eventually(lambda: "(100.0%) cached" in both()[0], "everything is in the cache")
+    mine, theirs = both()
+    assert theirs.startswith(mine)
+    assert run(*JFS, *names).stdout.splitlines()[:-1] == real(*names).stdout.splitlines()
+    assert run(*JFS, "warmup", "--evict", str(ours / "d")).stdout.startswith("evict cache: ")
+    mine, theirs = both()
+    assert theirs.startswith(mine)
+    assert "(0.0%) cached" in mine
+    assert "in background" in run(*JFS, "warmup", "-b", str(ours / "d")).stdout
+    eventually(lambda: "(100.0%) cached" in both()[0], "everything is in the cache")
+    outside = run(*JFS, "warmup", str(tmp_path), check=False)
+    assert outside.returncode == 1
+    assert "is not inside a JuiceFS mount" in outside.stderr
+
+
 def test_our_commands_on_a_real_mount(volume: Volume, tmp_path: Path) -> None:
     with really_mounted(volume, tmp_path / "real") as where:
         fill(where)

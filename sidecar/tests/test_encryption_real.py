@@ -54,14 +54,14 @@ def test_both_clients_read_what_the_other_wrote(
     volume = Volume(f"sqlite3://{tmp_path}/meta.db", tmp_path / "bucket").format(
         *("--encrypt-rsa-key", str(key), "--encrypt-algo", algorithm, "--compress", compression), by_real=real_formats
     )
-    with mounted(volume, tmp_path / "ours") as where:
+    with mounted(volume, tmp_path / "ours", "--cache-dir", str(tmp_path / "kept")) as where:
         fill(where, 1)
         written = tree(where)
     with really_mounted(volume, tmp_path / "real") as where:
         assert tree(where) == written
         fill(where, 2)
         written = tree(where)
-    with mounted(volume, tmp_path / "ours") as where:
+    with mounted(volume, tmp_path / "ours", "--cache-dir", str(tmp_path / "kept")) as where:
         assert tree(where) == written
         fill(where, 3)
         (where / "big1").unlink()
@@ -108,7 +108,7 @@ def test_the_passphrase_is_in_no_environment_or_command_line(tmp_path: Path, mon
     key.write_text(pem(passphrase=PASSPHRASE))
     monkeypatch.setenv(VARIABLE, PASSPHRASE)
     volume = Volume(f"sqlite3://{tmp_path}/meta.db", tmp_path / "bucket").format("--encrypt-rsa-key", str(key))
-    with mounted(volume, tmp_path / "ours") as where:
+    with mounted(volume, tmp_path / "ours", "--cache-dir", str(tmp_path / "kept")) as where:
         (where / "f").write_bytes(b"content")
         assert PASSPHRASE not in (where / ".config").read_text()
     asked = subprocess.run(

@@ -32,14 +32,14 @@ def test_both_clients_share_a_bucket(seaweed: SeaweedServer, tmp_path: Path) -> 
         *(volume.url, volume.name),
         env={**os.environ, **keys},
     )
-    with mounted(volume, tmp_path / "ours") as where:
+    with mounted(volume, tmp_path / "ours", "--cache-dir", str(tmp_path / "kept")) as where:
         fill(where)
         written = tree(where)
     with really_mounted(volume, tmp_path / "real") as where:
         assert tree(where) == written
         (where / "more").write_bytes(b"by the real client" * 1000)
         written = tree(where)
-    with mounted(volume, tmp_path / "ours") as where:
+    with mounted(volume, tmp_path / "ours", "--cache-dir", str(tmp_path / "kept")) as where:
         assert tree(where) == written
         run("rm", "-r", str(where / "d"), str(where / "big"))
 

@@ -73,8 +73,7 @@ class TestAddress:
     @pytest.mark.parametrize(
         ("url", "sentence"),
         [
-            ("redis://master,host1,host2:26379/1", "Sentinel or Cluster"),
-            ("redis://:secret@host1:6379,host2:6379/1", "Sentinel or Cluster"),
+            ("redis://:secret@host1:6379,host2:6379/1", "Cluster"),
             ("redis://host:port/1", "malformed"),
             ("redis://host/name", "must be a number"),
             ("redis:///1", "names no host"),

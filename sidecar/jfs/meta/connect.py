@@ -1,5 +1,7 @@
 """From a metadata URL to an open store. Engines are imported only when their scheme is asked for."""
 
+import os
+
 from jfs.errors import ConfigError
 from jfs.meta.store.base import Store
 
@@ -41,7 +43,8 @@ async def connect(url: str, *, password: str = "") -> Store:
     from jfs.meta.engines.redis.store import RedisStore
     from jfs.meta.engines.redis.url import parse_address as parse_redis_address
 
-    redis = RedisStore(parse_redis_address(url, password))
+    # The real client's variable; Sentinels have a password of their own.
+    redis = RedisStore(parse_redis_address(url, password, os.environ.get("SENTINEL_PASSWORD", "")))
     try:
         await redis.open()
     except BaseException:

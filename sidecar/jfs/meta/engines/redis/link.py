@@ -16,6 +16,7 @@ from typing import Any, Final
 from jfs.errors import CredentialsRefused, StoreAway, StoreUnavailable
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, converted, first_error
+from jfs.meta.engines.redis.sentinel import ask_sentinels
 from jfs.meta.engines.redis.url import RedisAddress
 
 _DIAL_TIMEOUT: Final = 5.0  # seconds, the real client's
@@ -48,15 +49,18 @@ class Link:
         try:
             async with asyncio.timeout(_DIAL_TIMEOUT):
                 context = address.tls_context()
+                host, port = address.host, address.port
+                if address.sentinels:
+                    host, port = await ask_sentinels(address)
                 if address.socket_path:
                     _, connection = await loop.create_unix_connection(protocol, address.socket_path)
                 else:
                     transport, connection = await loop.create_connection(
                         protocol,
-                        address.host,
-                        address.port,
+                        host,
+                        port,
                         ssl=context,
-                        server_hostname=(address.tls_server_name or address.host) if context else None,
+                        server_hostname=(address.tls_server_name or host) if context else None,
                     )
                     _keep_alive(transport.get_extra_info("socket"))
                 try:

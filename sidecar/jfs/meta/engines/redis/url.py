@@ -1,6 +1,6 @@
 """Addresses of Redis: `redis://`, `rediss://`, `unix://` with the real client's options (format §4.1.1).
 
-One server only; addresses of Sentinel and Cluster are refused with a sentence.
+One server, or the master that Sentinels name; addresses of a Cluster are refused with a sentence.
 """
 
 import re
@@ -34,8 +34,15 @@ class RedisAddress:
     max_retry_backoff: float = 10.0
     read_timeout: float = 30.0
     write_timeout: float = 5.0
+    # Sentinels, as (host, port), and the name they know the server by; then host and port are theirs to tell.
+    sentinels: tuple[tuple[str, int], ...] = ()
+    master: str = ""
+    sentinel_password: str = ""
 
     def __str__(self) -> str:
+        if self.sentinels:
+            listed = ",".join(f"{host}:{port}" for host, port in self.sentinels)
+            return f"{'rediss' if self.tls else 'redis'}://{self.master},{listed}/{self.db}"
         if self.socket_path:
             return f"unix://{self.socket_path}?db={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -60,11 +67,14 @@ class RedisAddress:
         return context
 
 
-def parse_address(url: str, password: str = "") -> RedisAddress:
+def parse_address(url: str, password: str = "", sentinel_password: str = "") -> RedisAddress:
     """Parse a whole URL; *password* fills in where it has none. ConfigError says what to change, without repeating the URL."""
     scheme, _, rest = url.partition("://")
-    if "," in rest.partition("?")[0].rpartition("@")[2].partition("/")[0] and scheme != "unix":
-        raise ConfigError("addresses of Redis Sentinel or Cluster are not supported; give the address of one server")
+    hosts = rest.partition("?")[0].rpartition("@")[2].partition("/")[0]
+    if "," in hosts and scheme != "unix":
+        master, sentinels = _sentinels(hosts)
+        address = parse_address(url.replace(hosts, "sentinel", 1), password)
+        return replace(address, master=master, sentinels=sentinels, sentinel_password=sentinel_password)
     try:
         parts = urlsplit(url)
         port = parts.port or 6379
@@ -91,6 +101,27 @@ def parse_address(url: str, password: str = "") -> RedisAddress:
     if address.tls_key_file and not address.tls_cert_file:
         raise ConfigError("tls-key-file needs tls-cert-file in the Redis address")
     return address
+
+
+def _sentinels(hosts: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """The name of the master and the Sentinels of `master,host1,host2:26379`; the last port is that of all who have none."""
+    master, *others = hosts.split(",")
+    if ":" in master:
+        raise ConfigError(
+            "addresses of a Redis Cluster are not supported; give that of one server, or master,sentinel1,sentinel2:26379"
+        )
+    default = others[-1].rpartition(":")[2]
+    found = []
+    for other in others:
+        host, separator, port = other.rpartition(":")
+        if not separator:
+            host, port = other, default if default.isdigit() else "26379"
+        if not host or not port.isdigit():
+            raise ConfigError(
+                "a Sentinel in the Redis address is malformed; write it as master,sentinel1,sentinel2:26379"
+            )
+        found.append((host, int(port)))
+    return master, tuple(found)
 
 
 def _database(text: str) -> int:

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install machine check format lint types imports unit real cluster test demo demo-down bench clean
+.PHONY: help install machine check format lint types imports unit real crash cluster test demo demo-down bench clean
 
 # uv lives beside the project, not in the machine; Python is the machine's own.
 UV := .uv/bin/uv
@@ -51,6 +51,9 @@ check: lint imports types unit ## formatting, linters, types, import rules, unit
 
 real: machine ## tests against the real JuiceFS, Redis, SeaweedFS and kernel mounts
 	e2e/twice.sh real $(PYTEST) -q -m real
+
+crash: machine ## ROUNDS (200) of writer, kill -9 of client, Redis or storage, remount, verify, on each pair of database and storage
+	CRASH_ROUNDS=$(or $(ROUNDS),200) $(PYTEST) -q -s sidecar/tests/test_crash_loop.py
 
 cluster: machine ## tests on a real one-node Kubernetes
 	e2e/twice.sh cluster $(PYTEST) -q -m cluster

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from e2e.bench import clients, programs, requests, table
@@ -51,40 +51,35 @@ def main() -> int:
     if not rows:
         parser.error(f"no row has {arguments.rows!r} in its name; --list shows them")
     scratch = Path(tempfile.mkdtemp(prefix="jfs-bench-", dir=arguments.scratch))
-    stop: list[Callable[[], None]] = []
-    try:
+    with ExitStack() as stack:  # everything is ended, whatever fails
+        stack.callback(shutil.rmtree, scratch)
         if arguments.requests:
-            text, passed = requests.report(scratch, stop, arguments.runs)
+            text, passed = requests.report(scratch, stack, arguments.runs)
             name = "bench-requests"
         else:
-            text, passed = _rows(arguments, scratch, stop, rows)
+            text, passed = _rows(arguments, scratch, stack, rows)
             name = f"bench-{arguments.engine}" + ("" if arguments.storage == "file" else "-s3")
         arguments.reports.mkdir(exist_ok=True)
         (arguments.reports / f"{name}.md").write_text(text)
         print(text)
         return 0 if passed else 1
-    finally:
-        for end in reversed(stop):
-            end()
-        shutil.rmtree(scratch)
 
 
-def _rows(
-    arguments: argparse.Namespace, scratch: Path, stop: list[Callable[[], None]], rows: tuple[Row, ...]
-) -> tuple[str, bool]:
+def _rows(arguments: argparse.Namespace, scratch: Path, stack: ExitStack, rows: tuple[Row, ...]) -> tuple[str, bool]:
     engine: str = arguments.engine
     urls = [f"sqlite3://{scratch}/{number}.db" for number in range(2)]
     if engine == "redis":
         redis = Redis(scratch)
-        stop.append(redis.stop)
+        stack.callback(redis.stop)
         urls = [redis.url(number) for number in range(2)]
     s3 = None
     if arguments.storage == "s3":
         s3 = Seaweed(scratch)
-        stop.append(s3.stop)
+        stack.callback(s3.stop)
     ours = clients.ours(scratch, urls[0], arguments.mount_option, s3)
     contestants: list[Mounted | PlainDisk] = [ours, clients.juicefs(scratch, urls[1], s3), PlainDisk(scratch)]
-    stop += [contestant.unmount for contestant in contestants]
+    for contestant in contestants:
+        stack.callback(contestant.unmount)
     _inputs(scratch, contestants, rows)
     ours.mount()
     time.sleep(3)  # what idles after its start-up is measured, not the start-up

@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from e2e.bench import clients
@@ -95,15 +96,16 @@ def _cost(client: Mounted, method: str, work: Callable[[Path], None]) -> float:
     return cpu / (_counted(client.root, method) - count) * 1e6
 
 
-def report(scratch: Path, stop: list[Callable[[], None]], runs: int) -> tuple[str, bool]:
+def report(scratch: Path, stack: ExitStack, runs: int) -> tuple[str, bool]:
     """A Markdown table of the medians, and whether the kernel host keeps its bar."""
     redis = Redis(scratch)
-    stop.append(redis.stop)
+    stack.callback(redis.stop)
     hosts = [
         clients.ours(scratch, redis.url(number), [f"--fuse-host={host}", *_LONG], volume=host)
         for number, host in enumerate(HOSTS)
     ]
-    stop += [host.unmount for host in hosts]
+    for host in hosts:
+        stack.callback(host.unmount)
     figures: dict[tuple[str, str], list[float]] = {}
     for host in hosts:
         host.mount()

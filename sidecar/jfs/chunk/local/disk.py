@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from jfs.chunk.local import checksum
+from jfs.chunk.local.counters import CacheCounters
 from jfs.chunk.local.directory import CacheDirectory, OpenBlock
 from jfs.chunk.local.layout import block_of, ident
 from jfs.chunk.local.options import CacheOptions
@@ -72,19 +73,11 @@ class DiskCache:
         self._scans: dict[CacheDirectory, asyncio.Task[None]] = {}
         self._added: dict[CacheDirectory, list[int]] = {}  # since the scan of the directory began
         self._pool = ThreadPoolExecutor(count + 1, thread_name_prefix="cache")
-        self._measure(registry)
-
-    def _measure(self, registry: Registry) -> None:
-        self._writes = registry.counter("blockcache_writes", "Blocks written to the cache.")
-        self._write_bytes = registry.counter("blockcache_write_bytes", "Bytes written to the cache.")
-        self._drops = registry.counter("blockcache_drops", "Blocks not cached because too many waited.")
-        self._evicts = registry.counter("blockcache_evicts", "Blocks evicted from the cache.")
-        self._hits = registry.counter("blockcache_hits", "Reads answered by the cache.")
-        self._hit_bytes = registry.counter("blockcache_hit_bytes", "Bytes read from the cache.")
-        self._misses = registry.counter("blockcache_miss", "Reads not answered by the cache.")
-        self._miss_bytes = registry.counter("blockcache_miss_bytes", "Bytes had from the storage.")
-        registry.gauge("blockcache_blocks", lambda: sum(len(each.index) for each in self.directories), "Cached blocks.")
-        registry.gauge("blockcache_bytes", lambda: sum(each.index.used for each in self.directories), "Bytes of them.")
+        self._counters = CacheCounters(
+            registry,
+            lambda: sum(len(each.index) for each in self.directories),
+            lambda: sum(each.index.used for each in self.directories),
+        )
 
     # -- life
 
@@ -179,6 +172,7 @@ class DiskCache:
         if block.sums:
             start, end = checksum.read_range(self.options.checksum, length, begin, count)
         block.users += 1
+        began = time.perf_counter()
         try:
             data = await self._reads.read(block.fd, start, end - start)
         except OSError as error:
@@ -195,8 +189,7 @@ class DiskCache:
             log.warning("the cached block %s is damaged and was removed", self.key(slice_id, indx, length))
             self._forget(number, slice_id, indx, length)
             return None
-        self._hits.value += 1
-        self._hit_bytes.value += count
+        self._counters.hit(count, time.perf_counter() - began)
         return data if len(data) == count else memoryview(data)[begin - start : begin - start + count]
 
     def advise(self, slice_id: int, indx: int, length: int) -> None:
@@ -274,7 +267,7 @@ class DiskCache:
         if directory.lacking or not directory.index.takes(length):
             return False
         if self._queued and self._queued + length > _QUEUE and not force:
-            self._drops.value += 1
+            self._counters.drops.value += 1
             return False
         self._pending[number] = data
         self._queued += length
@@ -284,8 +277,7 @@ class DiskCache:
         return True
 
     def missed(self, count: int) -> None:
-        self._misses.value += 1
-        self._miss_bytes.value += count
+        self._counters.miss(count)
 
     async def room(self) -> None:
         await self._space.wait()
@@ -360,8 +352,7 @@ class DiskCache:
                 self._doomed.append((directory, key))
             elif directory.usable:
                 self._note(directory, number, len(data))
-                self._writes.value += 1
-                self._write_bytes.value += len(data)
+                self._counters.wrote(len(data), outcome)
 
     async def _remove_some(self) -> None:
         doomed, self._doomed = self._doomed, []
@@ -383,7 +374,7 @@ class DiskCache:
             return False
         for number, _ in gone:
             self._close(number)
-        self._evicts.value += len(gone)
+        self._counters.evicts.value += len(gone)
         keys = [self.key(*block_of(number), length) for number, length in gone]
         await self._in_thread(lambda: _removed(directory, keys))
         return True
@@ -444,16 +435,17 @@ class DiskCache:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def _stored(batch: list[tuple[int, CacheDirectory, str, Data]]) -> list[OSError | None]:
-    """*Thread.* Write blocks and see how much room is left; what went wrong with each."""
-    outcomes: list[OSError | None] = []
+def _stored(batch: list[tuple[int, CacheDirectory, str, Data]]) -> list[OSError | float]:
+    """*Thread.* Write blocks and see how much room is left; what went wrong with each, or how many seconds it took."""
+    outcomes: list[OSError | float] = []
     for _, directory, key, data in batch:
+        began = time.perf_counter()
         try:
             directory.write(key, data)
         except OSError as error:
             outcomes.append(error)
         else:
-            outcomes.append(None)
+            outcomes.append(time.perf_counter() - began)
     for directory in {each[1] for each in batch}:
         _measure(directory)
     return outcomes

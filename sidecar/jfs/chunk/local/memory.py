@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Final
 
+from jfs.chunk.local.counters import CacheCounters
 from jfs.chunk.local.layout import ident
 from jfs.metrics import REGISTRY, Registry
 from jfs.object.base import Data
@@ -28,10 +29,7 @@ class MemoryCache:
         self._large_write = large_write
         self._blocks: OrderedDict[int, Data] = OrderedDict()
         self.used = 0
-        self._hits, self._misses = (registry.counter(f"blockcache_{name}") for name in ("hits", "miss"))
-        self._hit_bytes, self._miss_bytes = (registry.counter(f"blockcache_{name}_bytes") for name in ("hit", "miss"))
-        registry.gauge("blockcache_blocks", lambda: len(self), "Cached blocks.")
-        registry.gauge("blockcache_bytes", lambda: self.used, "Bytes of them.")
+        self._counters = CacheCounters(registry, lambda: len(self), lambda: self.used)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -57,8 +55,7 @@ class MemoryCache:
         if block is None:
             return None
         self._blocks.move_to_end(number)
-        self._hits.value += 1
-        self._hit_bytes.value += count
+        self._counters.hit(count, 0.0)
         return block if count == len(block) else memoryview(block)[begin : begin + count]
 
     def has(self, slice_id: int, indx: int) -> bool:
@@ -81,8 +78,7 @@ class MemoryCache:
         return True
 
     def missed(self, count: int) -> None:
-        self._misses.value += 1
-        self._miss_bytes.value += count
+        self._counters.miss(count)
 
     async def room(self) -> None:
         return

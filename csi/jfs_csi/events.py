@@ -27,7 +27,6 @@ _REMEMBERED = 1000
 _QUIET = 20.0  # seconds in which the same event is not repeated: publishes are retried every second
 _MOST_PER_SUBJECT, _PER_SECONDS = 20, 60.0  # a sidecar is the tenant's: it must not flood the API server
 _LONGEST = 1000  # characters; the API server allows 1024
-_NORMAL = frozenset({names.EVENT_MOUNTED, names.EVENT_SIDECAR_RESTARTED, names.EVENT_RECOVERED, names.EVENT_UPDATED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class EventReporter:
 
     def report(self, subject: Subject, reason: str, message: str) -> None:
         """Queue an event; logs it at once."""
-        level = logging.INFO if reason in _NORMAL else logging.WARNING
+        level = logging.INFO if reason in names.EVENTS_WORKING else logging.WARNING
         log.log(level, "%s %s/%s: %s: %s", subject.kind, subject.namespace, subject.name, reason, message)
         if self._api is None or self._too_many(subject):
             return
@@ -157,7 +156,7 @@ class EventReporter:
             "involvedObject": involved,
             "reason": event.reason,
             "message": event.message,
-            "type": "Normal" if event.reason in _NORMAL else "Warning",
+            "type": "Normal" if event.reason in names.EVENTS_WORKING else "Warning",
             "source": {"component": self._component, "host": self._node},
             "reportingComponent": self._component,
             "reportingInstance": self._node,

@@ -65,6 +65,9 @@ EVENT_SIDECAR_RESTARTED: Final = "JuiceFSSidecarRestarted"
 EVENT_STALLED: Final = "JuiceFSStalled"
 EVENT_RECOVERED: Final = "JuiceFSRecovered"
 EVENT_UPDATED: Final = "JuiceFSUpdated"
+# Those after which the volume works in that pod, and those after which it does not (or not as wished).
+EVENTS_WORKING: Final = frozenset({EVENT_MOUNTED, EVENT_SIDECAR_RESTARTED, EVENT_RECOVERED, EVENT_UPDATED})
+EVENTS_FAILING: Final = frozenset({EVENT_MOUNT_FAILED, EVENT_MOUNT_LOST, EVENT_STALLED})
 
 # Keys of JuiceFS CSI's Secret.
 SECRET_KEYS: Final = (

@@ -31,7 +31,7 @@ from jfs_operator.references import Key, Reference
 from jfs_operator.steps import MountReport, Next
 from jfs_operator.watch_audit import WatchAudit
 
-_MOUNT_REASONS: Final = frozenset({names.EVENT_MOUNTED, names.EVENT_MOUNT_FAILED, names.EVENT_MOUNT_LOST})
+_MOUNT_REASONS: Final = names.EVENTS_WORKING | names.EVENTS_FAILING
 # A check of credentials starts a process and writes a test object: every so many rounds of the timer is enough.
 _RECHECK: Final = 5
 # How often a delete handler goes on by itself before it hands back to kopf, which is then free to notice an exit.

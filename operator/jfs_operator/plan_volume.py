@@ -7,7 +7,7 @@ back: everything it knows is in the objects themselves, so it goes on wherever a
 from dataclasses import dataclass
 
 from jfs_api import names
-from jfs_api.conditions import Condition, find, summarize
+from jfs_api.conditions import Condition, Status, find, summarize
 from jfs_api.format_options import merge_format_options
 from jfs_api.options import OptionError
 from jfs_api.volume import JuiceFSVolumeSpec, SpecError, parse_volume_spec
@@ -285,8 +285,8 @@ class _Planner:
         if report is None:
             former = find(_old_conditions(self._world), names.MOUNTABLE)
             return former or Condition(names.MOUNTABLE, "Unknown", "NotMountedYet", "no pod has mounted the volume yet")
-        status = "True" if report.reason == names.EVENT_MOUNTED else "False"
-        return Condition(names.MOUNTABLE, "True" if status == "True" else "False", report.reason, report.message)
+        status: Status = "True" if report.reason in names.EVENTS_WORKING else "False"
+        return Condition(names.MOUNTABLE, status, report.reason, report.message)
 
 
 _WAITING: dict[Slot, str] = {

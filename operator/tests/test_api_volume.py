@@ -59,6 +59,36 @@ def test_contradictions_are_one_sentence(change: dict[str, Any], sentence: str) 
         parse_volume_spec(spec)
 
 
+def test_mode_and_cache_reach_the_webhook_and_the_mount() -> None:
+    spec = parse_volume_spec(
+        {
+            **REF,
+            "sidecar": {"mode": "restricted"},
+            "cache": {"emptyDir": {"sizeLimit": "1Gi"}},
+            "mountOptions": ["cache-size=1G"],
+        }
+    )
+    assert spec.sidecar_annotation() == {"mode": "restricted", "cache": {"emptyDir": {"sizeLimit": "1Gi"}}}
+    assert spec.persistent_volume_options() == ["cache-size=1G", "cache-dir=/var/jfsCache"]
+    chosen = parse_volume_spec({**REF, "cache": {"hostPath": {}}, "mountOptions": ["cache-dir=/data/c"]})
+    assert chosen.persistent_volume_options() == ["cache-dir=/data/c"]
+    assert chosen.sidecar_annotation() == {"cache": {"hostPath": {}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"sidecar": {"mode": "root"}}, "sidecar.mode"),
+        ({"cache": {}}, "exactly one of emptyDir"),
+        ({"cache": {"emptyDir": {}, "hostPath": {}}}, "exactly one of emptyDir"),
+        ({"cache": {"persistentVolumeClaim": {}}}, "claimName"),
+    ],
+)
+def test_bad_modes_and_caches(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        parse_volume_spec({**REF, **fields})
+
+
 def test_quantities_compare_by_value() -> None:
     assert parse_quantity("1Gi") == parse_quantity("1024Mi") == Decimal(1 << 30)
     assert parse_quantity("1e3") == parse_quantity("1k") == parse_quantity(1000)

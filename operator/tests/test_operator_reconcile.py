@@ -329,6 +329,10 @@ async def test_mount_events_become_the_condition(world: World) -> None:
     assert world.reconciler.mounted(name, MountReport(names.EVENT_MOUNTED, "mounted", "2030-01-01T00:00:02Z"))
     await world.reconcile()
     assert world.condition("Mountable").status == "True"
+    for second, reason, status in ((3, names.EVENT_STALLED, "False"), (4, names.EVENT_SIDECAR_RESTARTED, "True")):
+        assert world.reconciler.mounted(name, MountReport(reason, "told", f"2030-01-01T00:00:0{second}Z"))
+        await world.reconcile()
+        assert (world.condition("Mountable").status, world.condition("Mountable").reason) == (status, reason)
     world.restart()
     await world.reconcile()
     assert world.condition("Mountable").status == "True"  # remembered by the status

@@ -212,5 +212,5 @@ async def test_cached_blocks_that_come_next_are_read_from_the_disk_ahead(tmp_pat
             got = await handle.read(at, 64 * KIB, 8 * BLOCK)
             assert bytes(got) == data[at % BLOCK : at % BLOCK + 64 * KIB]
         assert len(local._open) == 8
-        await until(lambda: all(not block.users for block in local._open.values()), "the disk was told")
+        await until(lambda: local._open.is_quiet, "the disk was told")
         assert storage.ranges == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jfs.chunk.local import checksum, disk
+from jfs.chunk.local import checksum, disk, pending
 from jfs.chunk.local.directory import CacheDirectory
 from jfs.chunk.local.disk import DiskCache
 from jfs.chunk.local.index import OVERHEAD, Index
@@ -205,7 +205,7 @@ async def test_a_cache_survives_a_restart_and_files_of_others_are_found(tmp_path
         other.remove(2, 0, BLOCK)
         await until(lambda: files(tmp_path) == [f"1_0_{BLOCK}"], "the other one has removed it")
         assert await whole(cache, 2, BLOCK) == data  # still open: it has not changed
-        cache._close(ident(2, 0))
+        cache._open.close(ident(2, 0))
         assert await whole(cache, 2, BLOCK) is None
         assert not cache.has(2, 0)
 
@@ -275,7 +275,7 @@ async def test_what_is_never_kept(tmp_path: Path) -> None:
 
 
 async def test_too_many_at_once_are_dropped_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_QUEUE", 2 * BLOCK)
+    monkeypatch.setattr(pending, "QUEUE", 2 * BLOCK)
     async with opened(tmp_path) as cache:
         kept = [cache.put(number, 0, pattern(BLOCK, number)) for number in range(1, 6)]
         assert kept == [True, True, False, False, False]

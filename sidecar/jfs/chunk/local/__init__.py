@@ -4,6 +4,6 @@ Place in the flow: `chunk.blocks` asks here before the object storage, and store
 metadata. What a mount makes: `DiskCache(options, uuid, …)` or `MemoryCache(size)`, and with writeback a `Staging` over the former.
 
 Modules: `options.py`, `layout.py` (paths and names), `checksum.py` (trailers), `ring.py` (which directory), `index.py` (what is kept and
-what goes), `directory.py` (one directory's files), `disk.py` (the cache), `memory.py` (the same in RAM), `staging.py` (writeback),
-`interface.py`.
+what goes), `directory.py` (one directory's files), `disk.py` (the cache; with `pending.py`, `open_blocks.py` and, for its threads,
+`work.py`), `memory.py` (the same in RAM), `staging.py` (writeback), `counters.py`, `interface.py`.
 """

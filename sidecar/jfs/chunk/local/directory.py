@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from jfs.chunk.local import checksum
 from jfs.chunk.local.index import Index
 from jfs.chunk.local.layout import LOCK, RAW, STAGED, TEMPORARY, BlockName, directory_mode, ident, parse
+from jfs.chunk.local.open_blocks import OpenBlock
 from jfs.chunk.local.options import CacheOptions
 from jfs.object.base import Data
 
@@ -33,28 +34,6 @@ _STALE: Final = 600.0  # seconds after which an unfinished file is nobody's
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _numbers = itertools.count()
-
-
-class OpenBlock:
-    """A cached block that is open. *sums* is its trailer, empty when it has none or none is looked at."""
-
-    __slots__ = ("directory", "doomed", "fd", "length", "sums", "used", "users")
-
-    def __init__(self, directory: "CacheDirectory", fd: int, length: int, sums: bytes) -> None:
-        self.directory = directory
-        self.fd = fd
-        self.length = length
-        self.sums = sums
-        self.used = 0.0
-        self.users = 0  # reads that are under way in threads
-        self.doomed = False  # to be closed by the last of them
-
-    def close(self) -> None:
-        """Close it now, or when nobody reads it any more."""
-        self.doomed = True
-        if not self.users and self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class Claim:

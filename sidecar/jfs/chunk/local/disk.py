@@ -8,21 +8,21 @@ loop. One task writes what is queued, one looks after the directories. Other pro
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from jfs.chunk.local import checksum
 from jfs.chunk.local.counters import CacheCounters
-from jfs.chunk.local.directory import CacheDirectory, OpenBlock
+from jfs.chunk.local.directory import CacheDirectory
 from jfs.chunk.local.layout import block_of, ident
+from jfs.chunk.local.open_blocks import OpenBlock, OpenBlocks
 from jfs.chunk.local.options import CacheOptions
+from jfs.chunk.local.pending import Pending
 from jfs.chunk.local.ring import Ring
+from jfs.chunk.local.work import evict, unlink, will_need, write_blocks
 from jfs.chunk.naming import block_key
 from jfs.metrics import REGISTRY, Registry
 from jfs.object.base import Data
@@ -30,8 +30,6 @@ from jfs.object.pread import FileReads
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_OPEN: Final = 256  # blocks kept open: opening costs more than a small read
-_QUEUE: Final = 64 << 20  # bytes waiting to be written; more are dropped
 _BATCH: Final = 32  # blocks written in one go …
 _BATCH_BYTES: Final = 4 << 20  # … or bytes: their memory comes back only then
 TICK: Final = 10.0  # seconds between looks at the directories
@@ -61,14 +59,11 @@ class DiskCache:
         self.staged: set[int] = set()  # blocks that lie in a staging area, as `Staging` knows
         self._by_name: dict[str, CacheDirectory] = {}
         self._ring: Ring | None = None
-        self._open: OrderedDict[int, OpenBlock] = OrderedDict()
+        self._open = OpenBlocks()
         self._reads = FileReads()
-        self._pending: dict[int, Data] = {}  # waits to be written, or is being
-        self._queued = 0  # bytes of it
+        self._pending = Pending()
         self._doomed: list[tuple[CacheDirectory, str]] = []  # to be unlinked
         self._writer: asyncio.Task[None] | None = None
-        self._space = asyncio.Event()
-        self._space.set()
         self._keeper: asyncio.Task[None] | None = None
         self._scans: dict[CacheDirectory, asyncio.Task[None]] = {}
         self._added: dict[CacheDirectory, list[int]] = {}  # since the scan of the directory began
@@ -97,9 +92,7 @@ class DiskCache:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._writer is not None:
             await self._writer
-        for block in self._open.values():
-            block.close()
-        self._open.clear()
+        self._open.close_unused(float("inf"))
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
     def _arrange(self) -> None:
@@ -164,8 +157,6 @@ class DiskCache:
             block = self._find(number, slice_id, indx, length)
             if block is None:
                 return None
-        else:
-            self._open.move_to_end(number)
         block.used = now = self._now()
         block.directory.index.touch(number, now)
         start, end = begin, begin + count
@@ -180,9 +171,7 @@ class DiskCache:
             self._forget(number, slice_id, indx, length)
             return None
         finally:
-            block.users -= 1
-            if block.doomed:
-                block.close()
+            block.release()
         if len(data) != end - start or (
             block.sums and not checksum.is_intact(self.options.checksum, block.sums, length, start, data)
         ):
@@ -197,17 +186,11 @@ class DiskCache:
         block = self._open.get(number) or self._find(number, slice_id, indx, length)
         if block is None:
             return
-        opened = block
-        opened.used = self._now()
-        opened.users += 1
-
-        def done(_: "asyncio.Future[None]") -> None:
-            opened.users -= 1
-            if opened.doomed:
-                opened.close()
-
-        loop = asyncio.get_running_loop()
-        loop.run_in_executor(self._pool, _will_need, opened.fd).add_done_callback(done)
+        block.used = self._now()
+        block.users += 1
+        released = block.release
+        reading = asyncio.get_running_loop().run_in_executor(self._pool, will_need, block.fd)
+        reading.add_done_callback(lambda _: released())
 
     def _find(self, number: int, slice_id: int, indx: int, length: int) -> OpenBlock | None:
         key = self.key(slice_id, indx, length)
@@ -222,25 +205,18 @@ class DiskCache:
                 continue
             if number not in directory.index:  # another process has stored it
                 directory.index.add(number, length, self._now())
-            self._open[number] = block
-            if len(self._open) > _OPEN:
-                self._open.popitem(last=False)[1].close()
+            self._open.put(number, block)
             return block
         return None
 
     def _forget(self, number: int, slice_id: int, indx: int, length: int) -> None:
         """Remove a block that cannot be read."""
-        self._close(number)
+        self._open.close(number)
         key = self.key(slice_id, indx, length)
         for directory in self._candidates(key):
             directory.index.remove(number)
             directory.remove(key)
         self._review()
-
-    def _close(self, number: int) -> None:
-        block = self._open.pop(number, None)
-        if block is not None:
-            block.close()
 
     def _failed(self, directory: CacheDirectory, error: OSError) -> None:
         directory.failed(error)
@@ -266,13 +242,10 @@ class DiskCache:
             return True
         if directory.lacking or not directory.index.takes(length):
             return False
-        if self._queued and self._queued + length > _QUEUE and not force:
+        if not force and not self._pending.takes(length):
             self._counters.drops.value += 1
             return False
-        self._pending[number] = data
-        self._queued += length
-        if self._queued >= _QUEUE // 2:
-            self._space.clear()
+        self._pending.add(number, data)
         self._wake()
         return True
 
@@ -280,12 +253,12 @@ class DiskCache:
         self._counters.miss(count)
 
     async def room(self) -> None:
-        await self._space.wait()
+        await self._pending.room()
 
     def remove(self, slice_id: int, indx: int, length: int) -> None:
         number = ident(slice_id, indx)
-        self._unqueue(number)
-        self._close(number)
+        self._pending.pop(number)
+        self._open.close(number)
         for directory in self.directories:
             if directory.index.remove(number):
                 self._doomed.append((directory, self.key(slice_id, indx, length)))
@@ -301,15 +274,6 @@ class DiskCache:
         if added is not None:
             added.append(number)
         self._wake()
-
-    def _unqueue(self, number: int) -> bool:
-        data = self._pending.pop(number, None)
-        if data is None:
-            return False
-        self._queued -= len(data)
-        if self._queued < _QUEUE // 2:
-            self._space.set()
-        return True
 
     def _wake(self) -> None:
         if self._writer is None:
@@ -329,7 +293,7 @@ class DiskCache:
     async def _write_some(self) -> None:
         batch: list[tuple[int, CacheDirectory, str, Data]] = []
         size = 0
-        for number, data in self._pending.items():
+        for number, data in self._pending:
             key = self.key(*block_of(number), len(data))
             directory = self.home(key)
             if directory is not None:
@@ -339,13 +303,13 @@ class DiskCache:
                 break
         else:
             known = {each[0] for each in batch}
-            for number in [each for each in self._pending if each not in known]:
-                self._unqueue(number)  # no directory can be used any more
+            for number in [each for each, _ in self._pending if each not in known]:
+                self._pending.pop(number)  # no directory can be used any more
         if not batch:
             return
-        outcomes = await self._in_thread(lambda: _stored(batch))
+        outcomes = await self._in_thread(lambda: write_blocks(batch))
         for (number, directory, key, data), outcome in zip(batch, outcomes, strict=True):
-            wanted = self._unqueue(number)
+            wanted = self._pending.pop(number)
             if isinstance(outcome, OSError):
                 self._failed(directory, outcome)
             elif not wanted:  # it was deleted meanwhile
@@ -357,7 +321,7 @@ class DiskCache:
     async def _remove_some(self) -> None:
         doomed, self._doomed = self._doomed, []
         if doomed:
-            await self._in_thread(lambda: _unlinked(doomed))
+            await self._in_thread(lambda: unlink(doomed))
 
     async def _evict(self) -> bool:
         """Remove what is over the limits; whether anything was removed."""
@@ -373,10 +337,10 @@ class DiskCache:
         if not gone:
             return False
         for number, _ in gone:
-            self._close(number)
+            self._open.close(number)
         self._counters.evicts.value += len(gone)
         keys = [self.key(*block_of(number), length) for number, length in gone]
-        await self._in_thread(lambda: _removed(directory, keys))
+        await self._in_thread(lambda: evict(directory, keys))
         return True
 
     # -- looking after the directories
@@ -390,9 +354,7 @@ class DiskCache:
         scanned = time.monotonic()
         while True:
             await asyncio.sleep(tick)
-            for number, block in list(self._open.items()):
-                if block.used < self._now() - _IDLE:
-                    self._close(number)
+            self._open.close_unused(self._now() - _IDLE)
             for directory in self.directories:
                 if not await self._in_thread(directory.look):
                     directory.index.clear()
@@ -433,42 +395,3 @@ class DiskCache:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-
-def _stored(batch: list[tuple[int, CacheDirectory, str, Data]]) -> list[OSError | float]:
-    """*Thread.* Write blocks and see how much room is left; what went wrong with each, or how many seconds it took."""
-    outcomes: list[OSError | float] = []
-    for _, directory, key, data in batch:
-        began = time.perf_counter()
-        try:
-            directory.write(key, data)
-        except OSError as error:
-            outcomes.append(error)
-        else:
-            outcomes.append(time.perf_counter() - began)
-    for directory in {each[1] for each in batch}:
-        _measure(directory)
-    return outcomes
-
-
-def _will_need(fd: int) -> None:
-    """*Thread.* Have the kernel read a file into its page cache."""
-    with contextlib.suppress(OSError):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def _unlinked(doomed: list[tuple[CacheDirectory, str]]) -> None:
-    for directory, key in doomed:
-        directory.remove(key)
-
-
-def _removed(directory: CacheDirectory, keys: list[str]) -> None:
-    """*Thread.* Unlink blocks, and see how much room there is now."""
-    for key in keys:
-        directory.remove(key)
-    _measure(directory)
-
-
-def _measure(directory: CacheDirectory) -> None:
-    with contextlib.suppress(OSError):  # the next look tells
-        directory.measure()

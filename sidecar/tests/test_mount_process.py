@@ -342,7 +342,8 @@ def test_worker_mounts_beats_flushes_and_ends(volume: Volume, directory: Path, t
     assert ready["event"] == "ready", ready
     assert ready["sid"] > 0
     assert ready["pid"] == worker.process.pid
-    assert worker.hear("beat") == {"event": "beat", "inflight": 0, "dirty_bytes": 0}
+    beat = worker.hear("beat")
+    assert (beat["inflight"], beat["dirty_bytes"], beat["oldest_ms"], beat["repeated"]) == (0, 0, 0, 0)
     with open(directory / "f", "wb", buffering=0) as file:
         file.write(b"d" * 10_000)
         worker.say({"command": "quiesce", "deadline_ms": 20_000})

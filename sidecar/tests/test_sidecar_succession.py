@@ -1,5 +1,7 @@
 """The sidecar's state machine with FUSE connections that are held: successions, updates, the end of the sidecar."""
 
+import os
+import socket
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from jfs.sidecar.actions import (
     State,
     Stop,
 )
+from jfs.sidecar.passing import receive
 from jfs.sidecar.volumes import Volumes
 
 INIT = {"major": 7, "minor": 38, "flags": 1 << 39}
@@ -232,3 +235,16 @@ def test_detach_of_a_volume_that_waits(served: Volumes) -> None:
         served.worker_ended("v", "by signal 9", 1.0)
     actions = served.frame(frames.Detach("v", 1))
     assert actions == [ClearMount("volumes/v"), Drop("v"), Send(frames.detached("v", 1))]
+
+
+def test_descriptors_that_come_are_not_inherited() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, open(os.devnull, "rb") as file:
+        socket.send_fds(theirs, [b"frame"], [file.fileno(), file.fileno(), file.fileno()])
+        data, descriptors = receive(ours, 100, 2)
+        assert (data, len(descriptors)) == (b"frame", 2)
+        assert not any(os.get_inheritable(descriptor) for descriptor in descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        theirs.send(b"without")
+        assert receive(ours, 100, 2) == (b"without", [])

@@ -2,9 +2,11 @@
 node service is played by the test (`survival_parts`)."""
 
 import errno
+import hashlib
 import json
 import os
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -262,3 +264,43 @@ def test_workers_die_with_their_supervisor(volume: Volume, tmp_path: Path) -> No
         pod.kill()
         eventually(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
         assert is_mounted(where)
+
+
+def test_a_full_state_directory_makes_writes_slow_not_wrong(volume: Volume, tmp_path: Path) -> None:
+    """A state volume of 24 MiB: more than that is never held back, and nothing of what survives is lost."""
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        keeper.keep = True
+        assert pod.end() == 0
+        small = tmp_path / "small"
+        small.mkdir()
+        run("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small))
+        try:
+            seen = len(keeper.frames)
+            shutil.copytree(tmp_path / "state" / VOLUME, small / VOLUME)
+            pod.start(small)
+            keeper.wait("HELLO", seen)
+            keeper.attach(volume.url, "upload-limit=300")
+            keeper.wait("READY", seen)
+            script = (
+                "import hashlib, os, sys\n"
+                "digest, fd = hashlib.sha256(), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n"
+                "for _ in range(96):\n"
+                "    piece = os.urandom(1 << 20)\n"
+                "    digest.update(piece)\n"
+                "    assert os.write(fd, piece) == len(piece)\n"
+                "os.close(fd)\n"
+                "print(digest.hexdigest())\n"
+            )
+            writing = subprocess.Popen(
+                [sys.executable, "-c", script, str(where / "large")], stdout=subprocess.PIPE, text=True
+            )
+            time.sleep(1.5)
+            pod.kill_worker()
+            said = writing.communicate(timeout=60)[0].strip()
+            assert writing.returncode == 0
+            assert hashlib.sha256((where / "large").read_bytes()).hexdigest() == said
+            assert "is full" in pod.log.read_text()
+            keeper.keep = False
+            assert pod.end() == 0
+        finally:
+            run("umount", "-l", str(small))

@@ -41,6 +41,7 @@ from jfs.sidecar.actions import (
     Stop,
 )
 from jfs.sidecar.connections import Connections
+from jfs.sidecar.passing import receive
 from jfs.sidecar.probe import Probe
 from jfs.sidecar.process import log
 from jfs.sidecar.state import CONFIGURED, StateRoot
@@ -196,7 +197,7 @@ class Supervisor:
         if connection is None:
             return
         try:
-            packet, descriptors, _, _ = socket.recv_fds(connection, frames.LIMIT + 1, 1, socket.MSG_CMSG_CLOEXEC)
+            packet, descriptors = receive(connection, frames.LIMIT + 1, 1)
         except BlockingIOError:
             return
         except OSError as error:

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from jfs.sidecar.passing import receive
+
 _LONGEST_LINE = 1 << 16  # bytes; a worker's events are far shorter
 _READ = 1 << 16
 _DESCRIPTORS = 4
@@ -85,7 +87,7 @@ class Worker:
         lines: list[dict[str, Any] | str] = []
         while self.socket is not None:
             try:
-                piece, descriptors, _, _ = socket.recv_fds(self.socket, _READ, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+                piece, descriptors = receive(self.socket, _READ, _DESCRIPTORS)
             except BlockingIOError:
                 break
             except ConnectionError:

@@ -60,6 +60,16 @@ async def test_small_file_is_one_put_and_one_commit() -> None:
         assert (rig.writer.length(3), rig.writer.is_dirty(3)) == (0, False)
 
 
+async def test_a_slice_that_ends_with_its_chunk_leaves_no_length_behind() -> None:
+    """It may be stored and committed within the write, which then must not say that it is still to come."""
+    async with rigged() as rig:
+        w = rig.writer.open(3)
+        await w.write(CHUNK - 5, b"hello")
+        await w.flush()
+        assert (rig.writer.length(3), rig.writer.is_dirty(3)) == (0, False)
+        await w.close()
+
+
 async def test_full_blocks_are_uploaded_before_the_flush() -> None:
     async with rigged() as rig:
         w = rig.writer.open(3)

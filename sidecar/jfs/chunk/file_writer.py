@@ -121,9 +121,9 @@ class InodeWriter:
             piece = self._write_chunk(indx, pos, view[at : at + count], now, mtime_ns)
             if piece.buffer.kept is not None:
                 piece.buffer.kept.wrote(piece.buffer.length, mtime_ns, request, offset if request else 0)
-            self._written_to(piece)
             at += count
-        self.length = max(self.length, offset + len(view))
+            self.length = max(self.length, offset + at)  # before the slice is ended: it may be committed at once
+            self._written_to(piece)
         if self.mount.pool.overflowed:
             await self.mount.overflowed(self)
 

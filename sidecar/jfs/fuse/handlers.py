@@ -129,7 +129,13 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
             ino = self._root
         files = self.files
         since = files.changes
-        attr = await self.meta.getattr(ino)
+        try:
+            attr = await self.meta.getattr(ino)
+        except FsError as error:
+            gone = self.meta.removed_directory(ino) if error.errno == errno.ENOENT else None
+            if gone is None:
+                raise
+            return gone
         if ino in files.by_inode:
             attr = files.seen(ino, attr, since)
         files.tell(ino, attr)

@@ -43,6 +43,8 @@ class Xattrs:
         if ino >= SPECIAL or not self.xattrs:
             return []
         names = await self.meta.listxattr(ino)
+        if caller.uid:  # as xattr(7) has it of those without CAP_SYS_ADMIN
+            names = [name for name in names if not name.startswith(b"trusted.")]
         if size and sum(map(len, names)) + len(names) > size:
             raise FsError(errno.ERANGE)
         return names

@@ -42,10 +42,11 @@ class Dropped(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What an unlink or rmdir did: to the inode, and the directory's attributes afterwards."""
+    """What an unlink or rmdir did: to the inode, and the directory's attributes afterwards; for a rmdir what *node* was."""
 
     dropped: Dropped
     parent: Attr
+    node: Attr | None = None
 
 
 def trash_name(parent: int, ino: int, name: bytes) -> bytes:
@@ -216,7 +217,7 @@ async def rmdir(tx: Tx, caller: Caller, rules: Rules, parent: int, name: bytes, 
     dropped = await drop(tx, rules, parent, name, entry, node, now, lambda _: False)
     tx.delete(EdgeKey(parent, name))
     journal.removed_directory(tx, now, parent, name, entry.ino, trash=rules.trash if dropped.trashed else 0)
-    return Removed(dropped, common.touch(tx, parent, directory, now, rules, links=-1))
+    return Removed(dropped, common.touch(tx, parent, directory, now, rules, links=-1), node)
 
 
 def check_rmdir(caller: Caller, parent: int, name: bytes) -> None:

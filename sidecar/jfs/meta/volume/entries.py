@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 from functools import lru_cache
 
 from jfs.errors import FsError
@@ -35,6 +36,9 @@ def hour_name(now: int) -> bytes:
 @lru_cache(maxsize=4)
 def _name_of_hour(hour: int) -> bytes:
     return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d-%H").encode()
+
+
+_REMOVED_DIRECTORIES: Final = 1000  # the last ones are remembered
 
 
 class Entries(Attributes):
@@ -188,6 +192,10 @@ class Entries(Attributes):
 
         await replay.once(caller.request, lambda what: replay.removed(self.store, what, parent, name), do)
 
+    def removed_directory(self, ino: int) -> Attr | None:
+        """What a directory was that this mount has removed: processes may still have it open, or be in it."""
+        return self._removed_directories.get(ino)
+
     async def _rmdir_now(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool) -> int:
         removal.check_rmdir(caller, parent, name)
         self._check_writable()
@@ -207,6 +215,11 @@ class Entries(Attributes):
         self._cache.set_attr(parent, removed.parent)
         self._cache.drop_entry(parent, name)
         self._dropped(removed.dropped)
+        if removed.node is not None and removed.dropped.attr is None:
+            gone = self._removed_directories
+            gone[removed.dropped.ino] = common.with_ctime(removed.node._replace(nlink=0), now)
+            if len(gone) > _REMOVED_DIRECTORIES:
+                del gone[next(iter(gone))]
         if parent == TRASH:
             self._hour = (b"", 0)  # it may have been the hour that removed entries go to
         return removed.dropped.ino

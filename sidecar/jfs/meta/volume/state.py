@@ -74,6 +74,7 @@ class MountState:
         self._held = HeldAttrs()
         self.locks = Locks(store, lambda: self.sid, tick=self._cache.tick, learn=self._learn)
         self._sustained: set[int] = set()
+        self._removed_directories: dict[int, Attr] = {}
         self._usage = Usage()
         self._deletion = Deletion(store, delete_objects, options.max_deletes)
         self._compaction: Compaction | None = None  # while the mount compacts in the background

@@ -37,6 +37,10 @@ COMMANDS: Final = {
     "tier": Command("jfs.cli.tier", "show the storage tiers of a volume"),
     "dump": Command("jfs.cli.dump", "write the metadata of a volume into a file"),
     "load": Command("jfs.cli.load", "bring a dump into an empty database"),
+    "stats": Command("jfs.cli.stats", "show what a mount is doing"),
+    "profile": Command("jfs.cli.profile", "show which operations of a mount take the time"),
+    "bench": Command("jfs.cli.bench", "measure a directory with big and small files"),
+    "objbench": Command("jfs.cli.objbench", "check and measure an object storage"),
     "destroy": Command("jfs.cli.destroy", "remove a volume with all its data"),
     "version": Command("jfs.cli.version", "show the version"),
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),
@@ -45,7 +49,7 @@ COMMANDS: Final = {
     "zygote": Command("jfs.cli.zygote"),
 }
 # Commands of the real client that this one does not have.
-_ABSENT: Final = "bench changelog debug gateway mdtest objbench profile stats sync webdav"
+_ABSENT: Final = "changelog debug gateway mdtest sync webdav"
 _USAGE: Final = """\
 usage: jfs [-v | -q | --log-level LEVEL] [--no-color] COMMAND [arguments]
 

@@ -206,7 +206,7 @@ async def test_the_pace_counts_bytes_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_too_many_connections_of_a_pod_are_closed(pod: Pod) -> None:
     first = await pod.session()
-    others = [await pod.connect() for _ in range(30)]
+    others = [await pod.connect() for _ in range(20)]
     try:
         await until(lambda: len(pod.server._pods[UID].tasks) <= server._MOST_CONNECTIONS)
         await answered(first)

@@ -49,6 +49,10 @@ class Connection:
         self._allowance -= 1 + len(packet.data) // _BYTES_A_FRAME
         return packet
 
+    def charge(self, frames_more: int) -> None:
+        """The last frame cost as much as so many others."""
+        self._allowance -= frames_more
+
     async def send(self, frame: dict[str, Any], descriptor: int | None = None) -> None:
         """Send one frame. Raises `frames.BadFrame` if it is too large, OSError (TimeoutError if the sidecar reads nothing)."""
         packet = frames.encode(frame)

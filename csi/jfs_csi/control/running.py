@@ -21,10 +21,12 @@ class RunningPod:
     peer: Peer | None = None  # of the last session, until another process's is accepted
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)  # retries by volume, and one of the pod
+    quiet_until: float = 0.0  # monotonic time until which complaints are not repeated
     answers: dict[tuple[type, str, int], asyncio.Future[Any]] = field(default_factory=dict)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task of the pod; cancelled when the pod goes."""
         task = asyncio.create_task(work, name=f"control socket {self.control.pod_uid}")
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -31,6 +32,7 @@ from jfs_csi.state import DATA, StateStore
 log = logging.getLogger(__name__)
 
 _ACCEPT_AGAIN = 1.0
+_ACCEPT_PACE = 0.05  # seconds between two connections of a pod
 _MOST_CONNECTIONS = 8  # of a pod at once; one sidecar needs one, and a second while it reconnects
 
 
@@ -102,7 +104,7 @@ class ControlServer:
                 # By the descriptor: a socket's address has 108 bytes, a pod's directory may need more.
                 listener.bind(f"/proc/self/fd/{descriptor}/{names.CONTROL_SOCKET}")
                 os.chmod(f"/proc/self/fd/{descriptor}/{names.CONTROL_SOCKET}", 0o666)
-            listener.listen(8)
+            listener.listen(32)
         except BaseException:
             listener.close()
             raise
@@ -235,12 +237,20 @@ class ControlServer:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listener)
+                accepted, _ = await loop.sock_accept(listener)
             except OSError as error:  # out of descriptors, for one: it passes
                 log.error("Pod %s: a sidecar could not be accepted: %s", pod.control.pod_uid, error)
                 await asyncio.sleep(_ACCEPT_AGAIN)
                 continue
             if len(pod.tasks) >= _MOST_CONNECTIONS:
-                connection.close()
-                continue
-            pod.start(self._sessions.serve(pod, Connection(connection)))
+                accepted.close()
+            else:
+                connection = Connection(accepted)
+                session = pod.start(self._sessions.serve(pod, connection))
+                # Also if it is cancelled before its first step.
+                session.add_done_callback(partial(_close, connection))
+            await asyncio.sleep(_ACCEPT_PACE)  # a pod that connects without end costs no more than this
+
+
+def _close(connection: Connection, _session: asyncio.Task[None]) -> None:
+    connection.close()

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 _HELLO_WITHIN = 10.0  # seconds until a connection must have said HELLO
 FORMER_ENDS_WITHIN = 5.0  # seconds that a new sidecar waits for the death of the former one
+_ENDING_COSTS = 20  # frames; it is answered by looking at every process of the node
+_QUIET = 10.0  # seconds in which what goes wrong with a pod's connections is not told again
 AWAY_SECONDS = 5.0  # until a sidecar's death is told, should no other have come
 
 
@@ -45,11 +47,11 @@ class Sessions:
             )
             await self._session(pod, connection)
         except (frames.BadFrame, ForeignPeer) as error:
-            log.warning("Pod %s: control connection closed. %s", pod_uid, error)
+            self._complain(pod, logging.WARNING, f"control connection closed. {error}")
         except TimeoutError:
-            log.warning("Pod %s: control connection closed. No HELLO came in time.", pod_uid)
+            self._complain(pod, logging.WARNING, "control connection closed. No HELLO came in time.")
         except OSError as error:
-            log.info("Pod %s: control connection broke: %s", pod_uid, error)
+            self._complain(pod, logging.INFO, f"control connection broke: {error}")
         finally:
             # Not under the lock: a cancelled task must not wait, and nothing here awaits.
             if pod.connection is connection:
@@ -57,6 +59,14 @@ class Sessions:
             if connection.peer is not None and pod.peer is not connection.peer:
                 connection.peer.close()
             connection.close()
+
+    def _complain(self, pod: RunningPod, level: int, text: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < pod.quiet_until:
+            level = logging.DEBUG
+        else:
+            pod.quiet_until = now + _QUIET
+        log.log(level, "Pod %s: %s", pod.control.pod_uid, text)
 
     def _session_ended(self, pod: RunningPod) -> None:
         pod.connection = None
@@ -121,6 +131,8 @@ class Sessions:
                         unknown.add(kind)
                         log.info("Pod %s: frames of type %s are unknown here and ignored.", pod.control.pod_uid, kind)
                     continue
+                if isinstance(frame, frames.Ending):
+                    connection.charge(_ENDING_COSTS)
                 async with pod.lock:
                     if pod.connection is not connection:
                         return

@@ -1,6 +1,7 @@
 """Rules of POSIX and Linux that the real client leaves out, on the record store: names for nameless files, whiteouts, times of
 extended attributes and of truncations that change nothing, sizes far away."""
 
+import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
@@ -150,3 +151,19 @@ async def test_what_is_held_of_a_young_file_does_not_hide_its_links(made: Volume
     other = await made.client()
     attr = (await other.lookup(SUPERUSER, 1, b"h"))[1]
     assert (attr.nlink, attr.mode, attr.uid) == (1, 0o600, 1001)
+
+
+async def test_two_clients_never_move_directories_into_each_other(made: Volume) -> None:
+    one, other = await made.client(), await made.client()
+    tops = [(await one.mkdir(SUPERUSER, 1, name, 0o755))[0] for name in (b"a", b"b")]
+    inner = [(await one.mkdir(SUPERUSER, top, b"in", 0o755))[0] for top in tops]
+    deep = [(await one.mkdir(SUPERUSER, top, b"deep", 0o755))[0] for top in inner]
+    for _ in range(10):
+        outcomes = await asyncio.gather(
+            errno_of(one.rename(SUPERUSER, 1, b"a", deep[1], b"x")),
+            errno_of(other.rename(SUPERUSER, 1, b"b", deep[0], b"x")),
+        )
+        assert sorted(outcomes) == [0, errno.EINVAL]
+        await audit(one.store)
+        for place, name in zip((deep[1], deep[0]), (b"a", b"b"), strict=True):
+            await errno_of(one.rename(SUPERUSER, place, b"x", 1, name))

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jfs.errors import StoreUnavailable
 from jfs.format.constants import DIRECTORY, FILE
-from jfs.fuse.kernel import listing
+from jfs.fuse.kernel import listing, planes
 from jfs.fuse.kernel.protocol import Valid
 from jfs.fuse.requests import Timeouts
 from jfs.meta.model.attr import Attr, Entry
@@ -184,3 +186,60 @@ async def test_the_next_reply_is_packed_ahead_and_dropped_when_something_changes
     assert source.asked == [0, 10, 15]
     assert await read(20) == b""
     await listings.releasedir(SUPERUSER, 1, 9)
+
+
+NUMBERS = st.integers(0, (1 << 32) - 1)
+TIMES = st.integers(-(1 << 40), 1 << 40)
+ATTRS = st.builds(
+    Attr,
+    st.just(0),
+    st.integers(0, 0xFFFF),
+    NUMBERS,
+    NUMBERS,
+    TIMES,
+    NUMBERS,
+    TIMES,
+    NUMBERS,
+    TIMES,
+    NUMBERS,
+    NUMBERS,
+    st.integers(0, 1 << 57),
+    NUMBERS,
+    st.integers(0, 1 << 60),
+    access_acl=st.just(0),
+    default_acl=st.just(0),
+    tier=st.just(0),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=255), st.integers(1, 1 << 62), ATTRS), min_size=1, max_size=9),
+    st.integers(0, 1 << 40),
+    st.integers(0, 40_000),
+    st.floats(0, 9),
+)
+def test_records_made_at_once_are_those_made_one_by_one(
+    found: list[tuple[bytes, int, Attr]], cookie: int, size: int, seconds: float
+) -> None:
+    found = found * (planes.WORTH // len(found) + 1)
+    valid = Valid.of(Timeouts(1.5, seconds, 2.5, 0.0))
+    names, inos, attrs = [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
+    at_once = listing.plus(
+        Window(names, inos, [FILE] * len(found), [attr.pack() for attr in attrs]), cookie, size, valid
+    )
+    one_by_one = listing.plus(Window(names, inos, [FILE] * len(found), attrs), cookie, size, valid)
+    assert at_once == one_by_one
+
+
+def test_windows_with_gaps_are_packed_one_by_one() -> None:
+    count = planes.WORTH
+    names: list[bytes | None] = [b"n%03d" % i for i in range(count)]
+    stored: list[Attr | bytes | None] = [ATTR.pack()] * count
+    names[3], stored[5], stored[7] = None, None, ATTR._replace(access_acl=1, default_acl=2).pack()
+    decoded: list[Attr | bytes | None] = [ATTR] * count
+    decoded[5] = None
+    inos, kinds = range(1, count + 1), [FILE] * count
+    packed = listing.plus(Window(names, inos, kinds, stored), 0, 1 << 20, VALID)
+    assert packed == listing.plus(Window(names, inos, kinds, decoded), 0, 1 << 20, VALID)
+    assert packed.taken == count

@@ -9,10 +9,11 @@ Concurrency: event loop only; the packing ahead runs between requests and never 
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from jfs.format.constants import DIRECTORY
+from jfs.fuse.kernel import planes
 from jfs.fuse.kernel.protocol import BLKSIZE, GENERATION, Valid
 from jfs.meta.model.attr import FORMATS
 from jfs.meta.volume import Caller
@@ -28,6 +29,7 @@ _PLAIN: Final = [struct.Struct(f"<QQII{length + (-length & 7)}s") for length in 
 _PLUS: Final = [
     struct.Struct(f"<QQQQIIQQQqqqIIIIIIIIIIQQII{length + (-length & 7)}s").pack for length in range(_LONGEST + 1)
 ]
+_PADDING: Final = [bytes(-length & 7) for length in range(_LONGEST + 1)]
 _UNKNOWN: Final = bytes(128)  # a fuse_entry_out with node id 0: the kernel looks the name up itself
 
 
@@ -57,6 +59,10 @@ def plain(window: Window, cookie: int, size: int) -> Packed:
 
 def plus(window: Window, cookie: int, size: int, valid: Valid) -> Packed:
     """fuse_direntplus records; an entry without attributes, or whose record does not decode, the kernel looks up itself."""
+    if len(window) >= planes.WORTH:
+        packed = _at_once(window, cookie, size, valid)
+        if packed is not None:
+            return packed
     out: list[bytes] = []
     room = size
     first = cookie
@@ -91,6 +97,29 @@ def plus(window: Window, cookie: int, size: int, valid: Valid) -> Packed:
             )  # fmt: skip
         cookie += 1
     return Packed(b"".join(out), cookie - first)
+
+
+def _at_once(window: Window, cookie: int, size: int, valid: Valid) -> Packed | None:
+    """As `plus`; None when the window has not only entries with stored attributes."""
+    if None in window.names or set(map(type, window.attrs)) != {bytes}:
+        return None
+    names, attrs = cast("Sequence[bytes]", window.names), cast("Sequence[bytes]", window.attrs)
+    lengths = list(map(len, names))
+    records = planes.records(attrs, window.inos, lengths, cookie, valid)
+    if records is None:
+        return None
+    out: list[bytes] = []
+    room = size
+    at = 0
+    for name, length in zip(names, lengths, strict=True):
+        padding = _PADDING[length]
+        room -= planes.RECORD + length + len(padding)
+        if room < 0:
+            break
+        end = at + planes.RECORD
+        out += (records[at:end], name, padding)
+        at = end
+    return Packed(b"".join(out), at // planes.RECORD)
 
 
 class Source(Protocol):

@@ -51,7 +51,7 @@ def patch() -> None:
         finish(self)
 
     KernelHost._once = patched_once  # type: ignore[method-assign]
-    KernelHost._answer = patched_answer  # type: ignore[method-assign]
+    KernelHost._answer = patched_answer  # type: ignore[assignment,method-assign]
     Request.intend = patched_intend  # type: ignore[method-assign]
     Request.end = patched_end  # type: ignore[method-assign]
 

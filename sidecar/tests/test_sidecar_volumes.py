@@ -44,7 +44,7 @@ def test_attach_starts_a_worker_and_ready_is_said(volumes: Volumes) -> None:
 
 
 def test_the_workers_document() -> None:
-    secrets = {
+    secrets: dict[str, Any] = {
         "name": "vol",
         "storage": "s3",
         "bucket": "http://s3/b",

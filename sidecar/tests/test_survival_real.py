@@ -171,8 +171,8 @@ def test_without_resending_what_was_under_way_fails_and_nothing_hangs(
     volume: Volume, tmp_path: Path, switch: str
 ) -> None:
     options = ("fuse-resend=off",) if switch == "option" else ()
-    environment = {"JFS_FUSE_RESEND": "off"} if switch == "environment" else {}
-    with sidecar(tmp_path, volume.url, *options, **environment) as (keeper, pod, where):
+    resend = "off" if switch == "environment" else "on"
+    with sidecar(tmp_path, volume.url, *options, JFS_FUSE_RESEND=resend) as (keeper, pod, where):
         assert keeper.wait("DEPOSIT")["init"]["flags"] & 1 << 39 == 0
         (where / "file").write_bytes(b"x" * 100)
         kept = os.open(where / "file", os.O_RDWR)

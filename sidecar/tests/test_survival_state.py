@@ -144,15 +144,15 @@ def test_the_arena_gives_back_what_was_in_it(tmp_path: Path) -> None:
     ]
     assert [one.maybe_committed for one in left] == [True, False]
     assert (left[1].request, left[1].request_at, left[1].tier, left[1].mtime_ns) == (1234, 999, 2, 3)
-    assert left[0].blocks[0] == b"w" * BLOCK
-    assert left[1].blocks[0][:6] == b"larger"
+    assert bytes(left[0].blocks[0]) == b"w" * BLOCK
+    assert bytes(left[1].blocks[0][:6]) == b"larger"
     # What it took over is not given out again, and comes back when it is given back.
     taken = [successor.take(BLOCK) for _ in range(3)]
     assert all(view is not None and view[0] != ord("w") for view in taken)
-    for one in left:
-        one.kept.end()
-        for view in one.blocks.values():
-            one.kept.unbind(view)
+    for slice in left:
+        slice.kept.end()
+        for view in slice.blocks.values():
+            slice.kept.unbind(view)
             assert successor.give(view)
     third = Arena(str(tmp_path / "data"), BLOCK)
     assert third.left() == []

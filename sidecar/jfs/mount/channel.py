@@ -100,13 +100,15 @@ class Channel:
         try:
             while line:
                 select.select([], [self._writes], [], _PATIENCE)
-                if self._socket is None:
-                    sent = os.write(self._writes, line)
-                else:
-                    sent = socket.send_fds(self._socket, [line], descriptors)
+                sent = self._send(line, descriptors)
                 line, descriptors = line[sent:], []
         except (BlockingIOError, BrokenPipeError, ConnectionError):
             log.warning("nobody reads the worker's events any more")
+
+    def _send(self, line: bytes, descriptors: list[int]) -> int:
+        if self._socket is None:
+            return os.write(self._writes, line)
+        return socket.send_fds(self._socket, [line], descriptors)
 
     def close(self) -> None:
         """Stop reading; descriptors that nobody took are closed. The channel itself ends with the process."""

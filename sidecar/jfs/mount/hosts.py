@@ -38,7 +38,9 @@ def make_host(
             journal=journal,
         )
     if connection is not None:
-        raise ConfigError("a connection that exists already is only served by --fuse-host kernel: leave option fuse-host out")
+        raise ConfigError(
+            "a connection that exists already is only served by --fuse-host kernel: leave option fuse-host out"
+        )
     from jfs.fuse.pyfuse3_host import Pyfuse3Host
 
     return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib)

@@ -22,9 +22,12 @@ _WARM: Final = (
     "jfs.mount.serve",
     "jfs.fuse.kernel.host",
     "jfs.meta.engines.redis.store",
+    "jfs.meta.engines.redis.examine",
     "jfs.object.file",
     "jfs.object.s3",
     "jfs.chunk.compression",
+    "encodings.ascii",
+    "encodings.idna",
 )
 
 
@@ -33,8 +36,8 @@ def main() -> int:
     supervisor = os.getppid()
     worker.die_with(supervisor)
     logs.to_stderr()
-    with contextlib.suppress(ImportError):
-        for name in _WARM:
+    for name in _WARM:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # collections in the children leave these pages shared

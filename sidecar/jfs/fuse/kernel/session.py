@@ -46,6 +46,8 @@ WANTED: Final = (
     | MAX_PAGES
     | CACHE_SYMLINKS
 )
+
+
 def answer(
     unique: int, body: bytes | memoryview, max_write: int, *, locks: bool, acls: bool = False, resend: bool = True
 ) -> tuple[bytes, Agreed]:

@@ -5,7 +5,6 @@ is started for each database, on a socket in a directory of its own.
 """
 
 import asyncio
-import itertools
 import os
 import shutil
 import tempfile
@@ -14,14 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from database_servers import KV, blank, kv_database
 from jfs.meta.connect import connect
 from jfs.meta.engines.kv.store import KvStore
 from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import Store
-from kv_servers import KV, etcd_server, kv_database, tikv_server
-from sql_servers import accepting
 
 FAST = ["memory", "sqlite3"]
 REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch")]
@@ -29,7 +27,6 @@ SERVERS = [pytest.param(name, marks=pytest.mark.real) for name in ("postgres", "
 SQL = ("sqlite3", "postgres", "mysql")  # engines whose rows are counted otherwise (format §3.9, §3.12)
 ALL = [*FAST, *REDIS, *SERVERS]
 
-_NUMBERS = itertools.count(1)
 OpenClient = Callable[[], Awaitable[Store]]
 
 
@@ -80,13 +77,8 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
             url = f"memory://{folder}"
         elif engine == "sqlite3":
             url = f"sqlite3://{folder}/meta.db"
-        elif engine == "etcd":
-            url = f"etcd://{await etcd_server()}/jfs{next(_NUMBERS)}"
-        elif engine == "tikv":
-            url = f"tikv://{await tikv_server()}/jfs{next(_NUMBERS)}"
-        elif engine in ("postgres", "mysql"):
-            server = await accepting(engine)
-            url = server.url(await asyncio.to_thread(server.new_database))
+        elif engine in ("postgres", "mysql", *KV):
+            url = blank(engine)
         else:
             url = f"unix://{await stack.enter_async_context(redis_server())}?db=1"
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import store_engines
+from database_servers import blank as at_server
 from jfs.check import check
 from jfs.meta.connect import connect
-from kv_servers import etcd_server, tikv_server
 from mount_parts import redis_server, run
-from sql_servers import accepting
 from test_dump_load import comparable
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -41,15 +40,10 @@ def blank(redis: str, tmp_path: Path) -> Callable[[str], str]:
         match engine:
             case "sqlite3":
                 return f"sqlite3://{tmp_path}/loaded.db"
-            case "etcd":
-                return f"etcd://{asyncio.run(etcd_server())}/{tmp_path.name}"
-            case "tikv":
-                return f"tikv://{asyncio.run(tikv_server())}/{tmp_path.name}"
             case "redis":
                 run("redis-cli", "-p", redis.rpartition(":")[2], "flushall")
                 return f"{redis}/3"
-        server = asyncio.run(accepting(engine))
-        return server.url(server.new_database())
+        return at_server(engine)
 
     return make
 

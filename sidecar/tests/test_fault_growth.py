@@ -113,6 +113,7 @@ async def test_s3(seaweed: SeaweedServer) -> None:
         async def fault(number: int) -> None:
             key = f"growth/{number % 20}"
             proxy.plan(chance.choice(("request", "answer")), "bytes", chance.randrange(0, 6000), chance.choice(HOWS))
+            stored.discard(key)  # a put that fails may leave anything
             with contextlib.suppress(ObjectError):
                 await storage.put(key, data)
                 stored.add(key)
@@ -125,6 +126,6 @@ async def test_s3(seaweed: SeaweedServer) -> None:
 
         try:
             await assert_no_growth(fault, slack=8)
-            assert len(stored) == 20
+            assert len(stored) > 10
         finally:
             await storage.close()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_clients_at_once(tmp_path: Path, engine: str, clients: int, options: tup
             known = work(tops, OPERATIONS // clients)
             for number, files in enumerate(known):
                 elsewhere = tops[(number + 1) % clients] / "own" / str(number)
-                eventually(lambda place=elsewhere, want=files: found(place) == want, f"all files are in {elsewhere}")
+                eventually(partial(holds, elsewhere, files), f"all files are in {elsewhere}")
             eventually(lambda: all(tree(top) == tree(tops[0]) for top in tops[1:]), "all clients see the same tree")
         check_by_real(volume)
 
@@ -72,6 +73,6 @@ def work(tops: list[Path], operations: int) -> list[dict[str, str]]:
     return known
 
 
-def found(place: Path) -> dict[str, str]:
-    """Name → hash of the files of a directory."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()}
+def holds(place: Path, files: dict[str, str]) -> bool:
+    """Whether a directory has exactly these files, by name and hash."""
+    return files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()}

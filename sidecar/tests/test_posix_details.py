@@ -14,7 +14,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,7 @@ def top(volume: Volume) -> Iterator[Path]:
 
 @pytest.fixture
 def here(top: Path, request: pytest.FixtureRequest) -> Path:
-    path = top / request.node.originalname
+    path: Path = top / request.node.originalname
     path.mkdir()
     return path
 
@@ -184,7 +184,7 @@ def test_other_names_of_a_file_show_what_happens_to_it(here: Path) -> None:
     names[0].write_bytes(b"1")
     for name in names[1:]:
         os.link(names[0], name)
-    changes = [
+    changes: list[Callable[[], object]] = [
         lambda: names[0].write_bytes(b"12345"),
         lambda: names[1].chmod(0o600),
         lambda: os.chown(names[2], 5, 6),
@@ -195,6 +195,7 @@ def test_other_names_of_a_file_show_what_happens_to_it(here: Path) -> None:
         lambda: os.rename(here / "d", here / "e"),
         lambda: os.unlink(here / "e"),
     ]
+    seen: list[os.stat_result] = []
     for change in changes:
         change()
         seen = [os.stat(name) for name in names]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import store_engines as engines
+from database_servers import etcd_dump, etcd_load, new_name, server, sql_server
 from jfs.format.constants import CHUNK, DIRECTORY, ROOT, TRASH
 from jfs.format.slices import unpack
 from jfs.meta.connect import connect
@@ -39,8 +40,6 @@ from jfs.meta.model.keys import (
     XattrKey,
 )
 from jfs.meta.store.base import Store, Tx
-from kv_servers import etcd_dump, etcd_load, etcd_server
-from sql_servers import accepting, sql_server
 
 SQLITE = ["sqlite-plain", "sqlite-zstd", "sqlite-live", "sqlite-aes", "sqlite-acl-quota"]
 REDIS = [
@@ -68,15 +67,15 @@ async def opened(volume: str, folder: Path) -> AsyncIterator[str]:
             shutil.copyfile(source / "meta.db", folder / "meta.db")
             yield f"sqlite3://{folder}/meta.db"
         elif volume in ETCD:
-            server_address = await etcd_server()
             pairs = [json.loads(line) for line in (source / "etcd.jsonl").read_text().splitlines()]
-            etcd_load(server_address, [(base64.b64decode(p["key"]), base64.b64decode(p["value"])) for p in pairs])
-            yield f"etcd://{server_address}/{volume}"
+            etcd_load([(base64.b64decode(p["key"]), base64.b64decode(p["value"])) for p in pairs])
+            yield server("etcd").url(volume)
         elif volume in SERVERS:
-            server = await accepting(volume.partition("-")[0])
-            database = server.new_database()
-            server.run((source / f"{server.engine}.sql").read_text(), database)
-            yield server.url(database)
+            databases = sql_server(volume.partition("-")[0])
+            name = new_name()
+            address = databases.url(name)
+            databases.run((source / f"{databases.engine}.sql").read_text(), name)
+            yield address
         else:
             shutil.copyfile(source / "dump.rdb", folder / "dump.rdb")
             options = ("--dir", str(folder), "--dbfilename", "dump.rdb")
@@ -250,13 +249,13 @@ def sqlite_content(path: Path) -> dict[str, Any]:
 
 def server_content(url: str) -> dict[str, str]:
     """The rows of every table as the server's own tool shows them."""
-    server = sql_server(url.partition(":")[0])
+    databases = sql_server(url.partition(":")[0])
     database = url.partition("?")[0].rpartition("/")[2]
-    schema = "current_schema()" if server.engine == "postgres" else "database()"
-    names = server.run(
+    schema = "current_schema()" if databases.engine == "postgres" else "database()"
+    names = databases.run(
         f"SELECT table_name FROM information_schema.tables WHERE table_schema={schema}", database
     ).split()
-    return {name: "".join(sorted(server.run(f"SELECT * FROM {name}", database).splitlines(True))) for name in names}
+    return {name: "".join(sorted(databases.run(f"SELECT * FROM {name}", database).splitlines(True))) for name in names}
 
 
 @pytest.mark.parametrize("volume", VOLUMES)
@@ -267,7 +266,7 @@ async def test_what_was_read_is_written_back_as_it_was(volume: str, tmp_path: Pa
             if volume.startswith("sqlite"):
                 return sqlite_content(tmp_path / "meta.db")
             if volume in ETCD:
-                return {key: value for key, value in etcd_dump(url.split("/")[2]) if key.startswith(b"/etcd-plain")}
+                return {key: value for key, value in etcd_dump() if key.startswith(b"/etcd-plain")}
             if volume in SERVERS:
                 return server_content(url)
             return await redis_content(url)

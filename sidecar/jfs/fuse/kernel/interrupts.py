@@ -39,6 +39,7 @@ class Waiting(Protocol):
 
     def cancel(self) -> bool:
         """Throw CancelledError in where it waits."""
+        ...
 
 
 def interrupt(loop: asyncio.AbstractEventLoop, run: Waiting, name: str) -> None:

@@ -34,6 +34,10 @@ class Attempt(abc.ABC):
         """Store the changes, None for a removal, all or none. Conflict when something read has changed."""
 
     @abc.abstractmethod
+    async def log_ids(self, count: int) -> list[int]:
+        """Ids for entries of the change log, in the order of time; none where the real client keeps no log either."""
+
+    @abc.abstractmethod
     async def check(self) -> None:
         """Conflict unless everything read holds at one moment."""
 

@@ -90,6 +90,14 @@ def sustained(sid: int) -> bytes:
     return SUSTAINED + _ID.pack(sid)
 
 
+CHANGE_LOG: Final = b"XLOG"
+
+
+def logged(id: int) -> bytes:
+    """An entry of the change log, as TiKV has it: spread over 64 ranges (format §4.3.2)."""
+    return CHANGE_LOG + bytes([(id ^ id >> 18) % 64]) + id.to_bytes(8, "big")
+
+
 def after(prefix: bytes) -> bytes:
     """The first key behind all that begin with *prefix*, which does not end in 0xFF."""
     return prefix[:-1] + bytes((prefix[-1] + 1,))

@@ -7,7 +7,7 @@ reads it here sees what this client has added.
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from jfs.errors import Conflict, CorruptRecord, VolumeError
+from jfs.errors import Conflict, CorruptRecord
 from jfs.meta.engines.kv import layout
 from jfs.meta.engines.kv.database import Database
 from jfs.meta.engines.kv.transaction import KvTx, UsageWaits, added
@@ -28,6 +28,7 @@ from jfs.meta.model.keys import (
 from jfs.meta.model.locks import FlockKey, PlockKey
 from jfs.meta.model.quota import QuotaKey
 from jfs.meta.store.base import Tx
+from jfs.meta.store.change_log import LogEntry, incremented
 from jfs.meta.store.page import StoredPage
 from jfs.meta.store.retry import TransactionRunner
 
@@ -77,12 +78,9 @@ class KvStore(TransactionRunner):
         self._usage = UsageBuffer(self._store_usage, usage_seconds)
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
-        if self.change_log is not None:
-            raise VolumeError(
-                f"the volume keeps a change log, which this client writes on Redis and SQL engines only, not on {self.name}"
-            )
         attempt = self._database.attempt(fresh=number > 0)
         tx = KvTx(attempt, _nothing if isinstance(operation, _Storing) else self._usage.concerns)
+        tx.keep_journal(self.change_log)
         try:
             try:
                 result = await operation(tx)
@@ -157,6 +155,8 @@ class KvStore(TransactionRunner):
             (present,) = await tx.get(key)
             value = (self.initial_counters.get(counter, 0) if present is None else present) + count
             tx.put(key, value)
+            if tx.journal is not None and counter != "nextTrash":  # which the real client does not log
+                tx.journal.append(LogEntry(incremented(counter, count)))
             return value
 
         return await self.run(operation)
@@ -267,14 +267,24 @@ class KvStore(TransactionRunner):
     async def flaws(self, *, repair: bool) -> list[str]:
         return []
 
+    async def _logged(self) -> list[bytes]:
+        """Keys of the change log, oldest first."""
+        scan = self._database.scan(layout.CHANGE_LOG, layout.after(layout.CHANGE_LOG), values=False)
+        return sorted([key async for key, _ in scan], key=lambda key: key[-8:])
+
     async def logged(self) -> int:
-        return 0
+        return len(await self._logged())
 
     async def oldest_logged(self, count: int) -> list[bytes]:
-        return []
+        return [line for line in await self._database.get((await self._logged())[:count]) if line is not None]
 
     async def forget_logged(self, count: int) -> None:
-        return
+        oldest = (await self._logged())[:count]
+        attempt = self._database.attempt(fresh=True)
+        try:
+            await attempt.commit(dict.fromkeys(oldest))
+        finally:
+            await attempt.drop()
 
     async def is_blank(self) -> bool:
         return not await self._database.page(b"", b"\xff", 1, values=False)

@@ -383,6 +383,10 @@ class TikvAttempt(Attempt):
             recheck = self._recheck if self._ranges else None
             await self._database.write(await self._start(), changes, list(self._read), recheck)
 
+    async def log_ids(self, count: int) -> list[int]:
+        """As the real client: when the transaction began; more of them are later moments."""
+        return [await self._start(), *[await self._database.placement.timestamp() for _ in range(count - 1)]]
+
     async def _recheck(self) -> None:
         """Conflict when a range is not what it was: names that appeared in it are no conflict of keys."""
         now = await self._database.placement.timestamp()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from jfs.errors import Conflict
+from jfs.format.slices import RECORD
 from jfs.meta.engines.kv import layout
 from jfs.meta.engines.kv.database import Attempt
 from jfs.meta.model.keys import ChunkKey, CounterKey, DirStat, DirStatKey, Key, SliceRefKey
@@ -82,6 +83,13 @@ class KvTx(TrackedTx):
                         records = (records or b"") + packed
                 if records is not None:
                     changes[layout.keys(chunk)[0]] = records
+        if self.journal and self.log is not None:
+            ids = await self.attempt.log_ids(len(self.journal))
+            if ids:
+                lines = self.log.lines(
+                    self.journal, lambda chunk: len(changes.get(layout.keys(chunk)[0]) or b"") // RECORD.size
+                )
+                changes.update(zip(map(layout.logged, ids), lines, strict=True))
         return changes
 
     def usage(self) -> dict[Any, Any]:
@@ -100,6 +108,7 @@ class KvTx(TrackedTx):
             or self.cleared_xattrs
             or self.cleared_parents
             or any(key not in USAGE for key in self.adds)
+            or self.journal
         )
 
 

@@ -190,6 +190,15 @@ def test_credentials_that_do_not_work_leave_the_volume_as_it_is(world: World) ->
     assert world.control.retry_due("v", 1) == []
 
 
+def test_what_changed_while_the_volume_was_being_mounted_follows_at_once(world: World) -> None:
+    world.publish()
+    world.hello()
+    assert world.publish(key="newer") == []
+    frame = sent(world.ready())
+    assert (frame["type"], frame["secrets"]["secret-key"]) == ("UPDATE", "newer")
+    assert told(world.control.frame(frames.Ready("v", 1))) == ["JuiceFSUpdated"]
+
+
 def test_after_a_restart_of_the_node_service_the_update_that_repeats_is_no_news(world: World) -> None:
     world.control.restore("v", False, ("cache-size=1",), 4, True)
     world.hello(attached=(("v", 4),))

@@ -26,6 +26,9 @@ class Attachment:
     phase: Phase = Phase.WAITING
     was_ready: bool = False  # the application may be running on this mount
     updating: bool = False  # UPDATE is out
+    told: tuple[tuple[str, ...], dict[str, Any] | None] | None = field(
+        default=None, repr=False
+    )  # what the sidecar was told last
     announces: bool = False  # the UPDATE brings something new
     tries_on: bool = False  # a worker died, its successor does not start yet, and the sidecar goes on trying by itself
     failures: int = 0

@@ -265,6 +265,7 @@ class PodControl:
         attachment.phase, attachment.tries_on = Phase.ATTACHING, False
         attachment.beat = None
         attachment.resumed = handover is not None and handover.resume
+        attachment.told = (attachment.options, attachment.secrets)
         frame = frames.attach(
             attachment.volume,
             attachment.generation,
@@ -286,6 +287,7 @@ class PodControl:
         if self.proto < 2 or self.session is None or attachment.secrets is None:
             return []
         attachment.updating = True
+        attachment.told = (attachment.options, attachment.secrets)
         frame = frames.update(attachment.volume, attachment.generation, attachment.options, attachment.secrets)
         return [Send(frame)]
 
@@ -311,12 +313,13 @@ class PodControl:
         since, resumed = attachment.away_since, attachment.resumed and attachment.was_ready
         actions = self._adopt(attachment, attachment.generation)
         attachment.failure = ""
+        if attachment.told not in (None, (attachment.options, attachment.secrets)):
+            attachment.announces = True  # the kubelet brought something new while it started
+            actions += self._update(attachment)
         if not resumed:
             return [*actions, Notify(names.EVENT_MOUNTED, volume, f"Volume {volume} is mounted.")]
         stall = 0.0 if since is None else self._clock() - since
-        message = (
-            f"A new sidecar has taken over volume {volume}; what was open stays open. Operations waited {stall:.1f} s."
-        )
+        message = f"A new sidecar serves volume {volume}; what was open stays open. Operations waited {stall:.1f} s."
         return [*actions, Account(1, stall, 0), Notify(names.EVENT_SIDECAR_RESTARTED, volume, message)]
 
     def _beat(self, beat: frames.VolumeBeat) -> list[Action]:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jfs.meta.connect import connect
+from jfs.meta.volume.session import load_setting
 from mount_parts import REAL, Volume, eventually, is_mounted, redis_server, run
 from survival_parts import VOLUME, sidecar
 
@@ -304,3 +306,21 @@ def test_a_full_state_directory_makes_writes_slow_not_wrong(volume: Volume, tmp_
             assert pod.end() == 0
         finally:
             run("umount", "-l", str(small))
+
+
+async def test_what_a_dead_client_had_sent_is_not_done_later(volume: Volume) -> None:
+    dead, successor = await connect(volume.url), await connect(volume.url)
+    try:
+        told: list[str] = []
+        dead.on_presence = told.append
+        before = dead.presence()
+        assert await successor.cut_off(before)
+        assert await successor.cut_off(before)  # they are gone already
+        assert await load_setting(dead)  # it was not dead, and comes back
+        assert told == [dead.presence()] != [before]
+        assert await successor.cut_off('["another process of the server", 1]')
+        assert not await successor.cut_off("")
+        assert not await successor.cut_off("rubbish")
+    finally:
+        await dead.close()
+        await successor.close()

@@ -232,6 +232,13 @@ class Mount:
             state.clear()
             if connection is not None and connection.resume:
                 log.warning("there is no state of a predecessor: files that were open, and locks, are lost")
+        elif connection is not None and connection.resume and not await meta.store.cut_off(state.presence):
+            log.info(
+                "the database does not tell whether the predecessor's last commands have come: they are believed to"
+            )
+        if state.path is not None:
+            meta.store.on_presence = state.keep_presence
+            state.keep_presence(meta.store.presence())
         await meta.start_session(sid)
         self.sid = meta.sid
         if sid and self._writer is not None:

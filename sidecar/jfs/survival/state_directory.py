@@ -5,6 +5,7 @@
     attributes  what was set on files and is not committed yet (`attributes`)
     listings  listings under way (`snapshots`)
     data      what was taken and is not stored yet (`arena`)
+    presence  what the database knows the process' connections by, so that a successor can have them ended
     lock      held with flock(2) by the process that serves, so that two never do
 
 It holds no secrets. Invariant: a state of another volume, or without a connection that would need it, is never used: it is begun
@@ -22,9 +23,10 @@ from jfs.survival.arena import Arena
 from jfs.survival.attributes import SetAttributes
 from jfs.survival.handle_table import HandleTable
 from jfs.survival.journal import Journal
+from jfs.survival.records import OWN_SIZE
 from jfs.survival.snapshots import Snapshots
 
-_FILES = ("handles", "journal", "attributes", "lock")
+_FILES = ("handles", "journal", "attributes", "presence", "lock")
 
 
 class StateDirectory:
@@ -78,7 +80,26 @@ class StateDirectory:
 
     def begin(self, uuid: str, sid: int) -> None:
         """From now on the state is that of session *sid* of volume *uuid*."""
-        self.handles.owner = json.dumps({"uuid": uuid, "sid": sid}).encode().ljust(128, b"\0")
+        owner = json.dumps({"uuid": uuid, "sid": sid}).encode().ljust(OWN_SIZE, b"\0")
+        if owner != self.handles.owner:  # a kill while it is written would lose all; a successor need not
+            self.handles.owner = owner
+
+    @property
+    def presence(self) -> str:
+        """What the database knew the predecessor by; "" when that is not known."""
+        with suppress(OSError), open(os.path.join(self.path or "", "presence"), encoding="ascii") as file:
+            return file.read()
+        return ""
+
+    def keep_presence(self, presence: str) -> None:
+        """What the database knows this process by. A directory that is full keeps the last one: a successor is then less sure."""
+        if self.path is None:
+            return
+        path = os.path.join(self.path, "presence")
+        with suppress(OSError):
+            with open(f"{path}.new", "w", encoding="ascii") as file:
+                file.write(presence)
+            os.rename(f"{path}.new", path)
 
     def clear(self) -> None:
         """Forget a predecessor."""

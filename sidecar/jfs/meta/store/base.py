@@ -130,6 +130,17 @@ class Store(Protocol):
     *change_log* of volumes that have one."""
 
     change_log: ChangeLog | None
+    on_presence: Callable[[str], None] | None
+
+    def presence(self) -> str:
+        """What the server knows this client's connections by, opaque; "" when they cannot be told. *on_presence* is called with it
+        whenever it changes."""
+        ...
+
+    async def cut_off(self, presence: str) -> bool:
+        """Have the server end the connections of a client that is dead, so that nothing that it had sent is done later; whether that
+        is certain."""
+        ...
 
     @property
     def name(self) -> str:

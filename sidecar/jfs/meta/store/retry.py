@@ -35,11 +35,20 @@ class TransactionRunner(abc.ABC):
         self._locks = InodeLocks()
         self.restarts = 0  # attempts that had to be run again
         self.change_log: ChangeLog | None = None
+        self.on_presence: Callable[[str], None] | None = None
         self._durations = REGISTRY.histogram(
             "transaction_durations_histogram_seconds",
             DURATIONS,
             "Seconds of metadata transactions with all their attempts.",
         )
+
+    def presence(self) -> str:
+        """See `jfs.meta.store.base.Store.presence`: not told by this engine."""
+        return ""
+
+    async def cut_off(self, presence: str) -> bool:
+        """See `jfs.meta.store.base.Store.cut_off`: not known to this engine."""
+        return not presence
 
     @abc.abstractmethod
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:

@@ -9,7 +9,7 @@ import asyncio
 import random
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ class Link:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._closed = False
+        self.dialled: Callable[[], None] | None = None  # called when there is one connection more
 
     async def dial(self) -> Connection:
         """One try to make a greeted connection. StoreUnavailable or CredentialsRefused say why not."""
@@ -74,7 +75,28 @@ class Link:
             raise StoreAway(f"Redis at {name} cannot be reached: {error}") from error
         self._all = {known for known in self._all if not known.lost}
         self._all.add(connection)
+        if self.dialled is not None:
+            self.dialled()
         return connection
+
+    def clients(self) -> tuple[str, list[int]]:
+        """The server's process, and its numbers of all connections; "" when it does not tell."""
+        known = [connection for connection in self._all if connection.run_id and not connection.lost]
+        server = known[-1].run_id if known else b""
+        return server.decode(), sorted(one.client_id for one in known if one.run_id == server)
+
+    async def end_clients(self, server: str, clients: Sequence[int]) -> bool:
+        """Have the server end connections of another client that is dead; whether it certainly does nothing for them any more. One
+        that was started again has none. StoreError."""
+        connection = await self.shared()
+        if not server or not connection.run_id:
+            return False
+        if connection.run_id != server.encode():  # another process, to which they never led
+            return True
+        answers = await connection.request(
+            pack_all([(b"CLIENT", b"KILL", b"ID", client) for client in clients]), len(clients)
+        )
+        return first_error(answers) is None
 
     async def _greet(self, connection: Connection) -> None:
         address = self.address

@@ -5,6 +5,7 @@ both answer the same contract. Reads outside transactions share one pipelined co
 """
 
 import functools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -48,6 +49,7 @@ class RedisStore(TransactionRunner):
         self._scripts: Scripts
         self._address = str(address)
         self._link = Link(address)
+        self._link.dialled = self._present
         # Directories that have a usage record. They keep it as long as they live, and inodes are never used again.
         self._known_stats: set[DirStatKey] = set()
 
@@ -61,6 +63,23 @@ class RedisStore(TransactionRunner):
             await self._scripts.load()
         else:
             self._scripts.usable = False
+
+    def presence(self) -> str:
+        """See `jfs.meta.store.base.Store.presence`."""
+        server, clients = self._link.clients()
+        return json.dumps([server, *clients]) if server else ""
+
+    async def cut_off(self, presence: str) -> bool:
+        """See `jfs.meta.store.base.Store.cut_off`."""
+        try:
+            server, *clients = json.loads(presence) if presence else [""]
+        except ValueError:
+            return False
+        return await self._link.end_clients(str(server), [int(client) for client in clients])
+
+    def _present(self) -> None:
+        if self.on_presence is not None:
+            self.on_presence(self.presence())
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
         if self._scripts.usable:

@@ -156,7 +156,11 @@ class Locks:
             if tried.blocker is not None:
                 raise FsError(errno.EAGAIN)
             return attr
-        waiter = _Waiter(owner, wanted)
+        if name not in self._queues:  # nobody waits: most likely it is free
+            tried, attr = await _whole(self._try(name, owner, wanted, operation))
+            if tried.blocker is None:
+                return attr
+        waiter = _Waiter(owner, wanted)  # tries again at once: what was given back meanwhile has woken nobody
         queue = self._queues.setdefault(name, [])
         queue.append(waiter)
         pause = _FIRST_PAUSE

@@ -2,7 +2,7 @@
 
 Needs root (mounts, drop_caches). Examples:
   python -m e2e.bench                            three runs of everything on Redis, objects in a directory
-  python -m e2e.bench --engine sqlite3           on SQLite
+  python -m e2e.bench --engine sqlite3           on SQLite; also postgres, mysql, etcd, tikv
   python -m e2e.bench --storage s3               objects on a real S3 server (SeaweedFS)
   python -m e2e.bench --runs 1 --rows "tar;rm"   one run of the rows whose names hold "tar" or "rm"
   python -m e2e.bench --rows "list 100,000"      a large row runs only when it is named
@@ -23,6 +23,7 @@ from e2e.bench.clients import Mounted, PlainDisk
 from e2e.bench.rows import ROWS, Row, chosen
 from e2e.bench.run import measure
 from e2e.bench.servers import Redis, Seaweed
+from e2e.databases import SERVERS
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m e2e.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--engine", choices=("redis", "sqlite3"), default="redis", help="metadata (default: redis)")
+    parser.add_argument("--engine", choices=("redis", "sqlite3", *SERVERS), default="redis", help="metadata (default: redis)")
     parser.add_argument("--storage", choices=("file", "s3"), default="file", help="objects (default: file)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
@@ -72,6 +73,12 @@ def _rows(arguments: argparse.Namespace, scratch: Path, stack: ExitStack, rows: 
         redis = Redis(scratch)
         stack.callback(redis.stop)
         urls = [redis.url(number) for number in range(2)]
+    elif engine in SERVERS:
+        # etcd's fsync would be the slowest part of every row, for both
+        folder = Path(tempfile.mkdtemp(prefix="jfs-bench-", dir="/dev/shm" if engine == "etcd" else None))
+        server = SERVERS[engine](folder)
+        stack.callback(server.stop)
+        urls = [server.url(name) for name in ("ours", "theirs")]
     s3 = None
     if arguments.storage == "s3":
         s3 = Seaweed(scratch)

@@ -1,7 +1,8 @@
 """Which of several cache directories a block belongs to: the real client's consistent hashing (format §6.8). Pure.
 
 Each directory has 100 points on a circle of 32-bit MurmurHash3 values, made of its lock file's text; a key belongs to the next point.
-Checked against the real client's own choice over two directories.
+The real client 1.4.2 gives each directory some points more or fewer, with weights that are others at each start (observed: 88 to 112), so
+that it misses a few percent of the blocks of its own former mounts as well as of ours. `DiskCache` therefore looks in all directories.
 """
 
 from bisect import bisect_left

@@ -53,12 +53,16 @@ def end(application: "subprocess.Popen[str]") -> dict[str, object]:
     return dict(said)
 
 
-def pause_redis(url: str, seconds: float) -> None:
-    """Redis answers nothing for so long."""
+def tell_redis(url: str, command: bytes) -> None:
     host, port = url.removeprefix("redis://").split("/")[0].split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"CLIENT PAUSE %d ALL\r\n" % (seconds * 1000))
+        connection.sendall(command + b"\r\n")
         assert connection.recv(100) == b"+OK\r\n"
+
+
+def pause_redis(url: str, seconds: float) -> None:
+    """Redis answers nothing for so long."""
+    tell_redis(url, b"CLIENT PAUSE %d ALL" % (seconds * 1000))
 
 
 def sound(volume: Volume) -> None:
@@ -324,3 +328,23 @@ async def test_what_a_dead_client_had_sent_is_not_done_later(volume: Volume) -> 
     finally:
         await dead.close()
         await successor.close()
+
+
+def test_a_successor_that_cannot_begin_loses_nothing(volume: Volume, tmp_path: Path) -> None:
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        application = start("unlinked", where)
+        try:
+            time.sleep(0.5)
+            tell_redis(volume.url, b"REPLICAOF 127.0.0.1 1")  # refuses to write
+            pod.kill_worker()
+            assert keeper.wait("ERROR")["retryable"]
+            tell_redis(volume.url, b"REPLICAOF NO ONE")
+            eventually(lambda: keeper.frames[-1]["type"] in ("STATE", "BEAT"), "the volume is served again")
+            time.sleep(0.5)
+            end(application)
+        finally:
+            application.kill()
+            application.wait(30)
+        sids = {frame["sid"] for frame in keeper.frames if frame["type"] == "STATE"}
+        assert len(sids) == 1
+    sound(volume)

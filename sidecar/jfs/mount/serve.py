@@ -44,6 +44,7 @@ from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
 from jfs.mount.storage_change import StorageFollower
 from jfs.mount.storage_check import check_storage
+from jfs.mount.succession import begin_session
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_volume
 from jfs.survival.state_directory import StateDirectory
@@ -148,6 +149,7 @@ class Mount:
         try:
             await self._start()
         except BaseException:
+            self._leaving = self.request.connection is not None  # it is not ours alone: the next one tries
             await self._close()
             raise
 
@@ -202,7 +204,8 @@ class Mount:
         self._undo.push_async_callback(reader.close)
         host = self._host = self._handlers(meta, writer, reader)
         self._undo.push_async_callback(self._finish_writes, writer)
-        await self._begin_session(meta)
+        await begin_session(meta, self._state, request.connection, writer)
+        self.sid = meta.sid
         meta.on_lost = self._volume_lost
         root = meta.root
 
@@ -223,29 +226,6 @@ class Mount:
         read, written = (REGISTRY.histogram(f"fuse_{name}_size_bytes", SIZES) for name in ("read", "written"))
         trimming = asyncio.create_task(trim_when_idle(lambda: read.sum + written.sum))
         self._undo.callback(trimming.cancel)
-
-    async def _begin_session(self, meta: Meta) -> None:
-        """Start a session, or go on with that of the predecessor on the same connection."""
-        state, connection = self._state, self.request.connection
-        sid = state.session(meta.setting.uuid) if connection is not None else 0
-        if not sid:
-            state.clear()
-            if connection is not None and connection.resume:
-                log.warning("there is no state of a predecessor: files that were open, and locks, are lost")
-        elif connection is not None and connection.resume and not await meta.store.cut_off(state.presence):
-            log.info(
-                "the database does not tell whether the predecessor's last commands have come: they are believed to"
-            )
-        if state.path is not None:
-            meta.store.on_presence = state.keep_presence
-            state.keep_presence(meta.store.presence())
-        await meta.start_session(sid)
-        self.sid = meta.sid
-        if sid and self._writer is not None:
-            self._writer.take_over()
-        if state.path is not None:
-            meta.keep_attrs(state.attributes)
-        state.begin(meta.setting.uuid, meta.sid)
 
     async def _load(self, store: "Store", delete_objects: DeleteObjects, copy_slice: CopySlice) -> Meta:
         config = self._config

@@ -14,9 +14,7 @@ import contextlib
 import errno
 import logging
 import os
-import queue
 import struct
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
@@ -29,6 +27,7 @@ from jfs.fuse.connection import Agreed, Connection, clone, resend
 from jfs.fuse.handlers import Handlers
 from jfs.fuse.kernel import extensions, interrupts, protocol, session
 from jfs.fuse.kernel.listing import Listings
+from jfs.fuse.kernel.notifier import DROPPED, GONE, Notifier
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
 from jfs.fuse.requests import Opened
 from jfs.meta.volume import Caller
@@ -39,8 +38,6 @@ log = logging.getLogger("jfs.fuse")
 BURST: Final = 32  # requests taken before other tasks of the loop get their turn
 _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside max_write
 _SPARE: Final = 4  # buffers kept
-_GONE: Final = (errno.ENODEV, errno.ENOTCONN, errno.EBADF)
-_DROPPED: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
 _OPENING: Final = ("open", "create", "tmpfile")
 _PATIENT: Final = ("setlkw", "virtual")  # may wait for long without anything being wrong
 
@@ -114,7 +111,7 @@ class KernelHost:
         self._take_buffer(bytearray(self._max_io + _HEADROOM))
         self._ended: asyncio.Future[None] | None = None
         self._agreed: asyncio.Future[None] | None = None
-        self.invalidator = _Notifier()
+        self.invalidator = Notifier()
 
     def _with_umask(self, opcode: int, prepared: _Prepared) -> _Prepared:
         """The entry whose handler is told the caller's umask: with ACLs the kernel leaves it to us, as a default ACL takes its place;
@@ -270,10 +267,10 @@ class KernelHost:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _GONE:
+                if error.errno in GONE:
                     self._end()
                     return
-                if error.errno in _DROPPED:  # the request was interrupted before we had it
+                if error.errno in DROPPED:  # the request was interrupted before we had it
                     continue
                 log.error("reading /dev/fuse failed: %s", error)
                 self._end()
@@ -411,9 +408,9 @@ class KernelHost:
             self._not_written(error)
 
     def _not_written(self, error: OSError) -> None:
-        if error.errno in _GONE:
+        if error.errno in GONE:
             self._end()
-        elif error.errno not in _DROPPED:  # ENOENT: the request was interrupted meanwhile
+        elif error.errno not in DROPPED:  # ENOENT: the request was interrupted meanwhile
             log.error("a reply was refused by the kernel: %s", error)
 
     def _special(self, opcode: int, unique: int, end: int) -> None:
@@ -458,71 +455,3 @@ class KernelHost:
             self._loop.add_reader(self._fd, self._readable)
         if not self._agreed.done():
             self._agreed.set_result(None)
-
-
-class _Notifier:
-    """Notes to the kernel, written by a thread that starts with the first one."""
-
-    def __init__(self) -> None:
-        self._notes: queue.SimpleQueue[bytes | Callable[[], object] | None] = queue.SimpleQueue()
-        self._noted = 0
-        self._done = 0  # of those, changed by the thread only
-        self._thread: threading.Thread | None = None
-        self._fd = -1
-
-    def open(self, fd: int) -> None:
-        self._fd = fd
-
-    def entry(self, parent: int, name: bytes) -> None:
-        """The name is not what it was."""
-        self._note(protocol.invalidate_entry(parent, name))
-
-    def inode(self, ino: int) -> None:
-        """Attributes and pages of the inode are not what they were. The kernel drops the pages itself when it sees another time or
-        length (AUTO_INVAL_DATA). Told to drop them, it would wait for pages that a reader has locked: a thread that waits so keeps
-        the descriptor open when this process is killed, and the mount would hang with its readers for ever."""
-        self.attributes(ino)
-
-    def attributes(self, ino: int) -> None:
-        """The attributes are not what they were: the kernel takes this note without waiting for anything."""
-        if self._fd >= 0:
-            self._write(protocol.invalidate_inode(ino))
-
-    def _note(self, note: bytes) -> None:
-        if self._fd < 0:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
-            self._thread.start()
-        self._noted += 1
-        self._notes.put(note)
-
-    async def written(self) -> None:
-        """Returns when all notes so far are with the kernel."""
-        if self._done == self._noted:
-            return
-        loop = asyncio.get_running_loop()
-        turn = asyncio.Event()
-        self._notes.put(lambda: loop.call_soon_threadsafe(turn.set))
-        await turn.wait()
-
-    def _run(self) -> None:
-        while (note := self._notes.get()) is not None:
-            if isinstance(note, bytes):
-                self._write(note)
-                self._done += 1
-            else:
-                note()
-
-    def _write(self, note: bytes) -> None:
-        try:
-            os.write(self._fd, note)
-        except OSError as error:
-            if error.errno not in (*_GONE, *_DROPPED):  # ENOENT: the kernel had nothing cached
-                log.warning("a note to the kernel was refused: %s", error)
-
-    def close(self) -> None:
-        self._fd = -1
-        if self._thread is not None:
-            self._notes.put(None)
-            self._thread.join(timeout=1.0)

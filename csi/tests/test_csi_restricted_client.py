@@ -89,6 +89,20 @@ async def test_a_sidecar_without_rights_serves_a_volume(node: Node, tmp_path: Pa
         status = Path(f"/proc/{pid}/status").read_text()
         assert "CapEff:\t0000000000000000" in status
         assert "Uid:\t65534" in status
+    # The startup probe, as the container's user runs it.
+    probe = [sys.executable, "-m", "jfs", "ready", "--control", str(pod.inside)]
+    entered = [
+        "nsenter",
+        "-t",
+        str(pod.sidecar.pid),
+        "-m",
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ]
+    state = f"JFS_STATE={node.root}/state-{pod.uid}"
+    assert await run(*entered, "--bounding-set=-all", "--no-new-privs", "env", state, *probe) == ""
     seen = str(pod.seen("data"))
     script = f"cd {seen} && umask 027 && mkdir dir && echo text > dir/file && mv dir/file other && ln other link && stat -c %a dir other"
     assert (await run("sh", "-c", script)).split() == ["750", "640"]

@@ -96,7 +96,8 @@ class ControlServer:
     def _bind(self, pod_uid: str) -> socket.socket:
         directory = self._layout.pod(pod_uid)
         self._tree.make(directory, 0o711)
-        self._tree.make((*directory, names.CONTROL_VOLUMES), 0o711)
+        # To be listed by a sidecar of any user: its startup probe looks which volumes there are.
+        self._tree.make((*directory, names.CONTROL_VOLUMES), 0o755)
         self._tree.unlink((*directory, names.CONTROL_SOCKET))  # of a node service that was killed
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:

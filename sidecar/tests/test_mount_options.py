@@ -1,5 +1,7 @@
 """Options of a mount: the table, units, what is refused and how (format §10.1)."""
 
+from pathlib import Path
+
 import pytest
 from jfs.errors import ConfigError
 from jfs.mount import units
@@ -72,6 +74,7 @@ def test_unsupported_options_are_refused_by_name(name: str) -> None:
         ([("all-squash", "-1:3")], "all-squash: '-1:3' is not of the form UID:GID"),
         ([("all-squash", "1:2"), ("fuse-host", "pyfuse3")], "all-squash needs --fuse-host kernel"),
         ([("cache-size", None)], "cache-size needs a value"),
+        ([("cache-dir", " : ")], "cache-dir names no directory"),
         ([("cache-mode", "0177")], "cache-mode: '0177' is not an octal mode"),
         ([("free-space-ratio", "2")], "free-space-ratio: '2' is not a part"),
         ([("upload-hours", "25,3")], "upload-hours: '25,3' is not of the form FROM,TO"),
@@ -106,6 +109,11 @@ def test_every_used_option_changes_its_member() -> None:
     for name, option in OPTIONS.items():
         config = parse([(name, None if option.is_flag else values.get(name, "7"))])
         assert getattr(config, option.member) != getattr(MountConfig(), option.member), name
+
+
+def test_cache_directories_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse([("cache-dir", "a:/b/../c*: memory")]).cache_dir == f"{tmp_path}/a:/c*:memory"
 
 
 def test_units() -> None:

@@ -1,11 +1,12 @@
 """Options of the local cache, of writeback and of prefetching: their rows in the table (format §10.1). A leaf of `mount`: no I/O."""
 
+import os
 import re
 from typing import Final
 
-from jfs.chunk.local.options import CHECKSUMS, EVICTIONS
+from jfs.chunk.local.options import CHECKSUMS, EVICTIONS, MEMORY
 from jfs.errors import ConfigError
-from jfs.mount.option import Option, at_least_one, choice, mebibytes, text, whole
+from jfs.mount.option import Option, at_least_one, choice, mebibytes, whole
 from jfs.mount.units import duration, size
 
 _HOURS: Final = re.compile(r"(\d{1,2})[,-](\d{1,2})")
@@ -41,13 +42,22 @@ def _hours(option: str, given: str) -> tuple[int, int]:
     return hours[0] % 24, hours[1] % 24
 
 
+def _directories(option: str, given: str) -> str:
+    """Absolute, for a background mount leaves the present directory; wildcards stay."""
+    parts = [part.strip() for part in given.split(":")]
+    found = [part if part == MEMORY else os.path.abspath(part) for part in parts if part]
+    if not found:
+        raise ConfigError(f"option {option} names no directory")
+    return ":".join(found)
+
+
 def _bytes(option: str, given: str) -> int:
     return size(option, given, "B")
 
 
 CACHE_TABLE: Final = (
     Option("prefetch", "prefetch", whole, "whole blocks fetched at a time behind random reads [1]"),
-    Option("cache-dir", "cache_dir", text, "directories of the local cache, A:B, or memory [/var/jfsCache]"),
+    Option("cache-dir", "cache_dir", _directories, "directories of the local cache, A:B, or memory [/var/jfsCache]"),
     Option("cache-size", "cache_size", mebibytes, "most bytes of cached blocks, 0 for no cache [100G]"),
     Option("cache-items", "cache_items", whole, "most cached blocks, 0 for any number [0]"),
     Option("cache-mode", "cache_mode", _mode, "octal mode of cached files [0600]"),

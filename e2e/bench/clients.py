@@ -5,7 +5,6 @@ A contestant runs in the foreground as our child, so that its CPU seconds and me
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -104,14 +103,18 @@ class Mounted:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} cannot be unmounted: {ended.stderr}")
             time.sleep(0.2)  # whoever looks at all mounts of the machine keeps it busy for a moment
+        process, self._process = self._process, None
         try:
-            self._process.wait(120)
+            process.wait(30)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            raise
-        finally:
-            self._process = None
+            # A mount namespace that was copied meanwhile (a container that starts) still has the mount.
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
 
     def cpu_seconds(self) -> float:
         """User and system seconds of the process tree so far, by the nanosecond clocks of its processes."""

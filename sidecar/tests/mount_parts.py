@@ -1,6 +1,7 @@
 """Real parts for the tests of mounts: Redis, volumes, mounts by this client and by the real one. Everything lives in a temporary
 directory on free ports, and is ended by the context managers."""
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -12,9 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from jfs.check import check
+from jfs.check.damage import Damage
+from jfs.meta.connect import connect
 
 BIN = Path(sys.executable).parent
 JFS = [sys.executable, "-m", "jfs"]
@@ -145,6 +151,21 @@ def mounted(volume: Volume, where: Path, *options: str) -> Iterator[Path]:
         mount.kill()
         raise
     mount.end()
+
+
+def assert_sound(volume: Volume) -> None:
+    """`jfs fsck` finds nothing wrong with the metadata. Not looked at while another client has a session: nothing stands still."""
+
+    async def look() -> list[Damage]:
+        store = await connect(volume.url)
+        try:
+            return [] if [sid async for sid, _ in store.sessions()] else await check(store)
+        finally:
+            await store.close()
+
+    with ThreadPoolExecutor(1) as thread:  # the caller's may run an event loop
+        damages = thread.submit(asyncio.run, look()).result()
+    assert not damages, damages
 
 
 @contextlib.contextmanager

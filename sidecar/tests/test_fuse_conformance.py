@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mount_parts import HOSTS, Volume, mounted
+from mount_parts import HOSTS, Volume, assert_sound, mounted
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -35,6 +35,7 @@ def top(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     volume = Volume(f"sqlite3://{directory}/meta.db", directory / "bucket").format("--trash-days", "0")
     with mounted(volume, directory / "mnt", "--fuse-host", host, "--enable-xattr") as where:
         yield where
+    assert_sound(volume)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mount_parts import Volume, check_by_real, mounted, really_mounted, redis_server, run, tree
+from mount_parts import Volume, assert_sound, check_by_real, mounted, really_mounted, redis_server, run, tree
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -43,6 +43,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     volume = Volume(f"sqlite3://{directory}/meta.db", directory / "bucket").format("--trash-days", "0")
     with mounted(volume, directory / "mnt", "--enable-xattr", "--enable-ioctl") as where:
         yield where
+    assert_sound(volume)
     check_by_real(volume)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ext4_place import ext4, open_directory
-from mount_parts import Volume, eventually, mounted
+from mount_parts import Volume, assert_sound, eventually, mounted
 from posix_world import EXCHANGE, KEEP_SIZE, NOW, PUNCH_HOLE, WHITEOUT, fallocate, link_descriptor, renameat2, utimensat
 
 CLOCK_REALTIME_COARSE = 5  # what file systems take times from
@@ -23,6 +23,7 @@ def places() -> Iterator[tuple[Path, Path]]:
         volume = Volume(f"sqlite3://{path}/meta.db", path / "bucket").format("--trash-days", "0")
         with mounted(volume, path / "mnt", "--enable-xattr", "--skip-dir-mtime", "0s") as where:
             yield reference, where
+        assert_sound(volume)
 
 
 def descriptor(flags: int, act: Callable[[int], object]) -> Callable[[Path], object]:

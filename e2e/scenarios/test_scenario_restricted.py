@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jfs_api import names
 
-from e2e import documents, images
+from e2e import documents, images, install
 from e2e.cluster import Document, until
 from e2e.scenario import Scenario
 
@@ -97,6 +97,24 @@ def test_a_sidecar_without_rights_dies_and_is_replaced(scenario: Scenario) -> No
     assert restarts(scenario) == (2, 0)
     assert mounts == [line for line in scenario.cluster.mounts() if uid in line and "fuse.juicefs" in line]
 
+    scenario.delete("counter")
+    scenario.gone(uid)
+    assert scenario.sessions() == 0
+
+
+def test_node_service_and_sidecar_killed_at_once(scenario: Scenario) -> None:
+    """The second holder of the descriptors, a container beside the node service, makes even that a pause."""
+    uid = started(scenario)
+    system = scenario.cluster.kubectl(install.NAMESPACE)
+    (node,) = system.items("pods", "-l", "app.kubernetes.io/component=node")
+    services = scenario.cluster.pod_processes(node["metadata"]["uid"])
+    (service,) = [number for number, command in services if "jfs-csi" in command and "holder" not in command.split()[1]]
+    (supervisor,) = sidecar_processes(scenario, uid, "sidecar")
+    scenario.cluster.kill(service)
+    scenario.cluster.kill(supervisor)
+    until("the sidecar to be started again", lambda: restarts(scenario)[0] == 1)
+    progress(scenario)
+    assert restarts(scenario) == (1, 0)
     scenario.delete("counter")
     scenario.gone(uid)
     assert scenario.sessions() == 0

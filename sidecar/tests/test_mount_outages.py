@@ -215,6 +215,7 @@ def test_a_killed_client_never_hangs_with_its_readers(
         bucket = seaweed.bucket_url.replace(f":{seaweed.port}/", f":{proxy.port}/")
         other = Mounted(s3_volume, tmp_path / "other")
         mount = Mounted(s3_volume, tmp_path / "mnt", "--bucket", bucket, "--attr-cache", "0", "--entry-cache", "0")
+        reader: subprocess.Popen[bytes] | None = None
         try:
             (other.where / "f").write_bytes(b"1" * 600_000)
             code = "import os\nfd = os.open('f', os.O_RDONLY)\nprint(1, flush=True)\ninput()\nos.read(fd, 600000)"
@@ -240,8 +241,9 @@ def test_a_killed_client_never_hangs_with_its_readers(
             looker.wait(timeout=15)
         finally:
             run("umount", "-f", str(mount.where), check=False)
-            reader.kill()
-            reader.communicate()
+            if reader is not None:
+                reader.kill()
+                reader.communicate()
             mount.kill()
             other.kill()
 

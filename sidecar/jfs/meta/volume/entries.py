@@ -4,8 +4,8 @@ import errno
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
 from functools import lru_cache
+from typing import Final
 
 from jfs.errors import FsError
 from jfs.format import constants

@@ -48,6 +48,7 @@ def test_groups_come_from_the_process_that_asks(monkeypatch: pytest.MonkeyPatch)
     assert Caller(1, 7, os.getpid()).groups() == (7, *os.getgroups())
     monkeypatch.setattr(access, "_read_groups", lambda pid: (8, 9))
     assert Caller(1, 7, os.getpid()).groups() == (7, *os.getgroups()), "kept for a second"
+    assert Caller(2, 7, os.getpid()).groups() == (7, 8, 9), "the process has become another user since"
     attr = new_attr(FILE, 0o040, 1000, 9, 0, 1)
     assert granted(Caller(1, 7, 123), attr) == 4
 

@@ -17,7 +17,7 @@ EXECUTE: Final = 1
 
 _GROUPS_SECONDS = 1.0
 _GROUPS_LIMIT = 1024
-_groups: dict[int, tuple[float, tuple[int, ...]]] = {}
+_groups: dict[tuple[int, int, int], tuple[float, tuple[int, ...]]] = {}  # by process and who it is: it may become another
 
 
 class Caller(NamedTuple):
@@ -37,11 +37,12 @@ class Caller(NamedTuple):
         if self.pid <= 0:
             return (self.gid,)
         now = time.monotonic()
-        known = _groups.get(self.pid)
+        who = self.pid, self.uid, self.gid
+        known = _groups.get(who)
         if known is None or known[0] < now:
             if len(_groups) >= _GROUPS_LIMIT:
                 _groups.clear()
-            known = _groups[self.pid] = (now + _GROUPS_SECONDS, _read_groups(self.pid))
+            known = _groups[who] = (now + _GROUPS_SECONDS, _read_groups(self.pid))
         return (self.gid, *known[1])
 
 

@@ -111,7 +111,7 @@ async def test_a_slice_whose_commit_had_been_made_is_not_committed_again(tmp_pat
         made.set()
         await asyncio.sleep(3600)
 
-    process.meta.commit_slice = commit_and_hang  # type: ignore[method-assign]
+    process.meta.commit_slice = commit_and_hang  # type: ignore[assignment,method-assign]
     flushing = asyncio.create_task(handle.flush())
     await made.wait()
     successor = Process(tmp_path / "1", 1, process)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,12 +76,22 @@ def test_applications_do_not_notice_that_workers_are_killed(volume: Volume, tmp_
     print(f"seed {SEED}")
     rnd = random.Random(SEED)
     with sidecar(tmp_path, volume.url, "enable-xattr") as (keeper, pod, where):
+
+        def served() -> int:
+            return pod.log.read_text().count(" was taken over after ")
+
+        def more_than(count: int) -> bool:
+            return served() > count
+
         applications = [start(kind, where) for kind in KINDS]
         try:
             for _ in range(KILLS):
                 time.sleep(rnd.uniform(0.05, 0.8))
                 assert all(application.poll() is None for application in applications)
+                before = served()
                 pod.kill_worker()
+                if rnd.random() < 0.8:  # else the next one may die before it serves
+                    eventually(partial(more_than, before), "the volume is served again")
             eventually(lambda: pod.worker, "a worker serves")
             said = [end(application) for application in applications]
         finally:

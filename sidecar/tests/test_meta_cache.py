@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jfs.format.constants import FILE
 from jfs.format.slices import Slice
 from jfs.meta.volume import SUPERUSER, AttrChange, Meta
 from jfs.meta.volume.cache import NodeCache
@@ -273,6 +274,20 @@ async def test_lookups_side_by_side_share_the_listing(made: Volume) -> None:
     await meta.lookup(SUPERUSER, 1, names[1])
     await asyncio.gather(*(meta.lookup(SUPERUSER, 1, name) for name in names[2:]))
     assert counting.take() == {"lookup": 2, "list": 1}
+
+
+async def test_lookups_in_several_directories_do_not_come_between_each_other(made: Volume) -> None:
+    writer = await made.client()
+    folders = [(await writer.mkdir(SUPERUSER, 1, b"d%d" % number, 0o755))[0] for number in range(3)]
+    for folder in folders:
+        for number in range(20):
+            await writer.mknod(SUPERUSER, folder, b"f%d" % number, FILE, 0o644)
+    meta = await made.client(**CACHED)
+    counting = Counting(meta)
+    for number in range(20):
+        for folder in folders:
+            await meta.lookup(SUPERUSER, folder, b"f%d" % number)
+    assert counting.take() == {"lookup": 6, "list": 3}
 
 
 async def test_names_that_are_not_there_list_nothing(made: Volume) -> None:

@@ -1,7 +1,8 @@
 """When lookups follow each other in one directory, its whole listing is read at once (a cold `stat` of thousands of names).
 
 Decides only: which directory to list and when; `reads.py` lists and fills the cache. Two misses in a row that found something
-start it; a directory too large, or whose last listing was hardly used, is left alone for a while. No method suspends.
+start it, where the lookups of several threads in several directories (`git status`) do not come between each other; a directory too
+large, or whose last listing was hardly used, is left alone for a while. No method suspends.
 """
 
 import time
@@ -12,6 +13,7 @@ _MISSES: Final = 2
 _GAP: Final = 1.0  # seconds between two misses that still count as following each other
 _PAUSE: Final = 30.0  # seconds to leave a directory alone
 _WORTH: Final = 0.1  # share of a listing that has to be used for another one
+_AT_ONCE: Final = 32  # directories that are looked into by turns
 _DIRECTORIES: Final = 256
 
 
@@ -28,23 +30,20 @@ class Prefetch:
     """Misses and listings of a mount."""
 
     def __init__(self) -> None:
-        self._parent = 0
-        self._count = 0
-        self._last = 0.0
+        self._misses: dict[int, tuple[int, float]] = {}  # of the directories looked into last: how many, and when
         self._listings: dict[int, _Listing] = {}
 
     def found(self, parent: int) -> None:
         """A lookup in *parent* was not in the cache and found something."""
         now = time.monotonic()
-        if parent != self._parent or now - self._last > _GAP:
-            self._parent, self._count = parent, 0
-        self._count += 1
-        self._last = now
+        count, last = self._misses.pop(parent, (0, 0.0))
+        if len(self._misses) >= _AT_ONCE:
+            del self._misses[next(iter(self._misses))]
+        self._misses[parent] = (count + 1 if now - last <= _GAP else 1), now
 
     def not_found(self, parent: int) -> None:
         """A lookup found nothing: names are being tried or made, which a listing does not help."""
-        if parent == self._parent:
-            self._count = 0
+        self._misses.pop(parent, None)
 
     def hit(self, parent: int) -> None:
         """A lookup in *parent* was answered from the cache."""
@@ -54,7 +53,8 @@ class Prefetch:
 
     def wanted(self, parent: int) -> bool:
         """Whether the next miss in *parent* is a reason to list it."""
-        if parent != self._parent or self._count < _MISSES or time.monotonic() - self._last > _GAP:
+        count, last = self._misses.get(parent, (0, 0.0))
+        if count < _MISSES or time.monotonic() - last > _GAP:
             return False
         listing = self._listings.get(parent)
         return listing is None or listing.until <= time.monotonic()
@@ -67,7 +67,7 @@ class Prefetch:
         wasted = listing.size > 16 and listing.hits < listing.size * _WORTH
         listing.until = time.monotonic() + _PAUSE if wasted else 0.0
         listing.hits = listing.size = 0
-        self._count = 0
+        self._misses.pop(parent, None)
 
     def end(self, parent: int, size: int) -> None:
         """*parent* had *size* entries, or more than LIMIT."""

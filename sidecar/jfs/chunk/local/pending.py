@@ -9,7 +9,7 @@ from typing import Final
 
 from jfs.object.base import Data
 
-QUEUE: Final = 64 << 20  # bytes; more are dropped
+QUEUE: Final = 96 << 20  # bytes; more are dropped
 
 
 class Pending:

@@ -49,6 +49,6 @@ A call that needs no I/O completes without suspending. Errors of `read_slices` a
 through `read`, and are kept for the handles by `write`/`flush` (a StoreError as EIO).
 
 Modules: `interfaces.py` (protocols), `naming.py` (object names), `compression.py`, `budget.py`, `rate.py`, `blocks.py` (BlockStore),
-`slice_buffer.py`, `writer.py`, `file_writer.py`, `reader.py`, `readahead.py`, `prefetch.py`, `block_cache.py`, `memory.py`; `local/` (disk cache and
-writeback).
+`slice_buffer.py`, `writer.py`, `file_writer.py`, `reader.py`, `readahead.py`, `prefetch.py`, `block_cache.py`, `memory.py`;
+`local/` (disk cache and writeback).
 """

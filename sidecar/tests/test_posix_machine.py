@@ -32,7 +32,7 @@ from posix_world import (
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(3600 if "JFS_MACHINE_EXAMPLES" in os.environ else 240)]
 
-EXAMPLES = int(os.environ.get("JFS_MACHINE_EXAMPLES", "70"))
+EXAMPLES = int(os.environ.get("JFS_MACHINE_EXAMPLES", "50"))
 STEPS = 40
 
 _ONE, _TWO = Actor(1001, 2001, (2001, 2002)), Actor(1002, 2002, (2002,))

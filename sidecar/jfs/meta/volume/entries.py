@@ -3,8 +3,6 @@
 import errno
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final
 
 from jfs.errors import FsError
@@ -25,18 +23,8 @@ from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import replay
 from jfs.meta.volume.attributes import Attributes
+from jfs.meta.volume.jobs import hour_name
 from jfs.meta.volume.summary import summary
-
-
-def hour_name(now: int) -> bytes:
-    """Name of the trash directory of time *now* (ns): `YYYY-MM-DD-HH` in UTC (format §3.13)."""
-    return _name_of_hour(now // (3600 * common.SECOND))
-
-
-@lru_cache(maxsize=4)
-def _name_of_hour(hour: int) -> bytes:
-    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d-%H").encode()
-
 
 _REMOVED_DIRECTORIES: Final = 1000  # the last ones are remembered
 

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from jfs.errors import FsError, JfsError
@@ -199,6 +200,16 @@ def _logged_at(line: bytes) -> int:
     """Unix seconds of an entry of the change log; 0 of one that has none, so that it goes first."""
     seconds = line.partition(b".")[0]
     return int(seconds) if seconds.isdigit() else 0
+
+
+def hour_name(now: int) -> bytes:
+    """Name of the trash directory of time *now* (ns): `YYYY-MM-DD-HH` in UTC (format §3.13)."""
+    return _name_of_hour(now // (3600 * SECOND))
+
+
+@lru_cache(maxsize=4)
+def _name_of_hour(hour: int) -> bytes:
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d-%H").encode()
 
 
 def hour_of(name: bytes) -> int | None:

@@ -249,9 +249,12 @@ class Rig:
             self._collect("--delete")
             # The mount may be clearing a dead session: objects are deleted after the records that name them.
             eventually(lambda: self._collect() == 0, "what was leaked is deleted")
-        real = run(REAL, "fsck", self.volume.url)
-        said = real.stdout + real.stderr
-        assert "<ERROR>" not in said, said
+        # It believes a list that it read before the mount compacted the chunk, and then misses the old objects: it may look again.
+        eventually(self._really_sound, f"the real client finds nothing wrong with {self.volume.url}")
+
+    def _really_sound(self) -> bool:
+        real = run(REAL, "fsck", self.volume.url, check=False)
+        return real.returncode == 0 and "<ERROR>" not in real.stdout + real.stderr
 
     def _collect(self, *options: str) -> int:
         """`jfs gc`: how many objects are leaked. No writer is at work, so that nothing is too young."""

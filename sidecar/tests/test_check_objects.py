@@ -179,6 +179,7 @@ async def on_disk(folder: Path, **setting: Any) -> AsyncIterator[tuple[str, File
     """A closed volume in files; its URL."""
     objects = folder / "objects"
     storage = FileStorage(f"{objects}/demo-volume/")
+    await storage.create_bucket()
     async with filled(folder, storage, bucket=f"{objects}/", **setting) as (_, files, ids):
         await files.meta.close_session()
         yield f"sqlite3://{folder}/meta.db", files, ids

@@ -127,6 +127,10 @@ def test_status_document_answers_when_nothing_works(volume: Volume) -> None:
 def test_status_document_before_the_format(volume: Volume) -> None:
     document = {"metaurl": f"sqlite3://{volume.root}/new.db", "name": "fresh", "bucket": f"{volume.root}/fresh"}
     answer = json.loads(volume.run("status", "--stdin", stdin=document)[1])
+    assert (answer["metadata"]["ok"], answer["setting"], answer["storage"]["ok"]) == (True, None, False)
+    assert "create it" in answer["storage"]["message"]
+    (volume.root / "fresh").mkdir()
+    answer = json.loads(volume.run("status", "--stdin", stdin=document)[1])
     assert (answer["metadata"]["ok"], answer["setting"], answer["storage"]["ok"]) == (True, None, True)
     assert not (volume.root / "new.db").exists()
 

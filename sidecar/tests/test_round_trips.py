@@ -163,7 +163,9 @@ async def trips(meta: Meta, counted: Counted) -> dict[str, int]:
     await count("rename", lambda: meta.rename(SUPERUSER, folder, b"new", other, b"moved"))
     await count("unlink into the trash", lambda: meta.unlink(SUPERUSER, folder, b"old"))
     await count("unlink for good", lambda: meta.unlink(SUPERUSER, folder, b"older", skip_trash=True))
-    while [queued async for queued in meta.store.deleted_files()]:  # its chunks go in the background
+    while True:  # its chunks go in the background
+        if not [queued async for queued in meta.store.deleted_files()]:
+            break
         await asyncio.sleep(0.01)
     await count("rmdir", lambda: meta.rmdir(SUPERUSER, folder, b"newer"))
     await count("page of a listing with attributes", page)

@@ -178,6 +178,7 @@ def _records(store: Store) -> dict[str, AsyncIterator[Any]]:
 
 
 async def _made(store: Store, kind: type, make: Callable[[Any, Any], Any]) -> AsyncIterator[Any]:
+    key: Any
     async for key, record in store.scan(kind):
         if isinstance(record, Exception):
             raise VolumeError(f"the volume is damaged and cannot be dumped: {record}; `jfs fsck` tells more")

@@ -31,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m e2e.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--engine", choices=("redis", "sqlite3", *SERVERS), default="redis", help="metadata (default: redis)")
+    parser.add_argument(
+        "--engine", choices=("redis", "sqlite3", *SERVERS), default="redis", help="metadata (default: redis)"
+    )
     parser.add_argument("--storage", choices=("file", "s3"), default="file", help="objects (default: file)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(

@@ -76,7 +76,7 @@ def _make_postgres(place: Path, name: str) -> None:
     shared = Path(f"/usr/share/postgresql/{version}")
     for file in [
         *shared.rglob("*"),
-        programs.parent / "lib" / "dict_snowball.so",
+        *(programs.parent / "lib" / name for name in ("dict_snowball.so", "plpgsql.so")),
         *Path("/usr/share/zoneinfo").glob("UTC"),
     ]:
         if file.is_file():

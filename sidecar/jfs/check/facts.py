@@ -118,7 +118,9 @@ COUNTERS = ("usedSpace", "totalInodes", "nextInode", "nextChunk")
 
 async def gather(store: Store, setting: Setting, *, now: int) -> Facts:
     """Read the volume; *now* in unix seconds. StoreError when the database fails, never for a damaged record."""
-    facts = Facts(setting, missing_reference=store.missing_slice, counts_from_next=bool(store.initial_counters), now=now)
+    facts = Facts(
+        setting, missing_reference=store.missing_slice, counts_from_next=bool(store.initial_counters), now=now
+    )
     facts.sessions = {sid: session.expire async for sid, session in store.sessions()}
     async for key, attr in store.scan(NodeKey):
         if _is_corrupt(facts, key, attr):

@@ -17,7 +17,9 @@ EXECUTE: Final = 1
 
 _GROUPS_SECONDS = 1.0
 _GROUPS_LIMIT = 1024
-_groups: dict[tuple[int, int, int], tuple[float, tuple[int, ...]]] = {}  # by process and who it is: it may become another
+_groups: dict[
+    tuple[int, int, int], tuple[float, tuple[int, ...]]
+] = {}  # by process and who it is: it may become another
 
 
 class Caller(NamedTuple):

@@ -31,7 +31,9 @@ class Contents(Entries):
             await self.settle_attrs(ino)
         trusted = self._opened.trusted(ino)
         if trusted is not None:
-            self._check_open(caller, trusted, flags, await self._acl(trusted.access_acl) if trusted.access_acl else None)
+            self._check_open(
+                caller, trusted, flags, await self._acl(trusted.access_acl) if trusted.access_acl else None
+            )
             self._opened.open(ino, trusted)
             return trusted
         started, version = self._cache.tick(), self._opened.version(ino)

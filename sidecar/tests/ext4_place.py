@@ -1,4 +1,7 @@
-"""An ext4 of a test's own, in a file, mounted as ours are: what Linux itself answers. Everything lies where every user may pass, unlike pytest's directories."""
+"""An ext4 of a test's own, in a file, mounted as ours are: what Linux itself answers.
+
+Everything lies where every user may pass, unlike pytest's directories.
+"""
 
 import contextlib
 import subprocess

@@ -186,11 +186,12 @@ async def audit(store: Store, *, dir_stats: bool = True) -> None:
             await _check_parents(store, ino, attr, parents.get(ino, Counter()))
     used, total = await store.get(CounterKey("usedSpace"), CounterKey("totalInodes"))
     assert (used or 0, total or 0) == (space, inodes)
+    wrong = await _wrong_references(store, nodes)
     for _ in range(400):  # data of removed files may be on their way out while this looks
-        wrong = await _wrong_references(store, nodes)
         if not wrong:
             break
         await asyncio.sleep(0.01)
+        wrong = await _wrong_references(store, nodes)
     assert not wrong
 
 

@@ -9,7 +9,8 @@ from crash_model import Content, Found, Step, Tree, candidates, payload
 def log(*steps: Step, last: Step | None = None) -> list[Step]:
     """Each step acknowledged, and *last* cut off."""
     lines: list[Step] = []
-    for number, step in enumerate([*steps, *([last] if last else [])], 1):
+    every: list[Step] = list(steps) if last is None else [*steps, last]
+    for number, step in enumerate(every, 1):
         lines.append({"n": number, **step})
         if step is not last:
             lines.append({"n": number, "errno": step.pop("told", 0)})

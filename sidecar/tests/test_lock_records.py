@@ -150,7 +150,7 @@ async def test_ranges_of_two_clients(made: Volume) -> None:
     assert await two.store.get(PlockKey(INO)) == ((Plock(two.sid, ONE, pack_ranges([whole(WRITE, 9)])),),)
 
 
-async def waiting(meta: Meta, owner: int, wanted: Range) -> "asyncio.Task[None]":
+async def waiting(meta: Meta, owner: int, wanted: Range) -> "asyncio.Task[Any]":
     """A task that waits for a lock, after its first try."""
     task = asyncio.create_task(meta.locks.setlk(INO, owner, wanted, wait=True))
     for _ in range(50):

@@ -101,7 +101,7 @@ class Dump:
     async def _tree(self, root: int) -> AsyncIterator[str]:
         (attr,) = await self._store.get(NodeKey(root))
         if attr is None:  # a volume that never had a trash
-            attr = Attr(0, DIRECTORY << 12 | 0o555, 0, 0, *(0,) * 6, 2, 4096, 0, ROOT)
+            attr = Attr(0, DIRECTORY << 12 | 0o555, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4096, 0, ROOT)
         (extra,) = await self._extras([(root, attr)])
         shown = ROOT if root == self._root else root
         yield self._opened(shown, attr, extra, 1)

@@ -59,6 +59,10 @@ def _nothing(keys: Iterable[Any]) -> bool:
     return False
 
 
+def _is_storing(operation: object) -> bool:
+    return isinstance(operation, _Storing)
+
+
 class KvStore(TransactionRunner):
     """A volume's records in a key-value database."""
 
@@ -79,7 +83,7 @@ class KvStore(TransactionRunner):
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
         attempt = self._database.attempt(fresh=number > 0)
-        tx = KvTx(attempt, _nothing if isinstance(operation, _Storing) else self._usage.concerns)
+        tx = KvTx(attempt, _nothing if _is_storing(operation) else self._usage.concerns)
         tx.keep_journal(self.change_log)
         try:
             try:

@@ -349,13 +349,16 @@ class TikvDatabase(Database):
 class TikvAttempt(Attempt):
     """A snapshot, taken at the first read."""
 
-    needs_check = False  # a snapshot was true at its moment
-
     def __init__(self, database: TikvDatabase) -> None:
         self._database = database
         self._started = 0
         self._read: dict[bytes, bytes | None] = {}
         self._ranges: list[_Range] = []
+
+    @property
+    def needs_check(self) -> bool:
+        """Never: a snapshot was true at its moment."""
+        return False
 
     async def _start(self) -> int:
         if not self._started:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import grpc
 import grpc.aio
 
-from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreUnavailable
+from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreAway, StoreUnavailable
 from jfs.meta.engines.kv.database import Attempt, Database, Pair
 from jfs.meta.engines.kv.proto import etcd_pb2 as pb
 from jfs.meta.engines.kv.url import KvAddress
@@ -148,7 +148,7 @@ class EtcdDatabase(Database):
                 pass
             except _Lost as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise StoreUnavailable(
+                    raise StoreAway(
                         f"{self.where} cannot be reached ({error}); check the address and that the server runs"
                     ) from error
                 self._server += 1

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
-from jfs.errors import Conflict, JfsError, StoreUnavailable
+from jfs.errors import Conflict, JfsError, StoreAway, StoreUnavailable
 from jfs.meta.engines.sql.dialect import Dialect
 from jfs.meta.engines.sql.kinds import Row
 from jfs.meta.engines.sql.statements import Select
@@ -117,7 +117,7 @@ class Link(abc.ABC, Generic[C]):
                 return await self._dial()
             except Lost as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise StoreUnavailable(
+                    raise StoreAway(
                         f"{self.address} cannot be reached ({error}); check the address and that the server runs"
                     ) from error
             await asyncio.sleep(pause * (0.5 + random.random()))
@@ -134,7 +134,7 @@ class Link(abc.ABC, Generic[C]):
             async with self.lent() as connection:
                 return await self._ask(connection, selects)
         except Lost as error:
-            raise StoreUnavailable(f"{self.address} broke the connection ({error}); is it being restarted?") from error
+            raise StoreAway(f"{self.address} broke the connection ({error}); is it being restarted?") from error
 
     async def rows(self, text: str, values: tuple[Any, ...] = ()) -> Sequence[Row]:
         """Rows of one query."""

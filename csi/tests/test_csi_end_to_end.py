@@ -162,7 +162,7 @@ async def test_a_killed_worker_is_replaced(node: Node) -> None:
     os.kill(int((pod.tiny / "pid").read_text()), signal.SIGKILL)
     await until(lambda: pod.state("data")["generation"] == 2, "a new generation")
     await pod.mounted("data")
-    assert "JuiceFSMountLost" in node.log.read_text()
+    await until(lambda: "JuiceFSMountLost" in node.log.read_text(), "the loss was told")
 
 
 async def test_a_killed_node_service_takes_its_pods_over(node: Node) -> None:

@@ -4,6 +4,7 @@ A server listens on a free port of 127.0.0.1 and keeps its data without waiting 
 started it, so start it from one that lasts. `url` names a volume's place, as both clients take it.
 """
 
+import abc
 import os
 import shutil
 import socket
@@ -24,7 +25,7 @@ def free_port() -> int:
         return port
 
 
-class Server:
+class Server(abc.ABC):
     """A process that serves; use one of the classes below."""
 
     engine = ""
@@ -33,7 +34,6 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        folder.mkdir(exist_ok=True)
         self._prepare()
         with (folder / "log").open("wb") as log:
             command = [*self._as_user(), *self._command()]
@@ -51,10 +51,12 @@ class Server:
         return [*dying, f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
 
     def _prepare(self) -> None:
-        """What comes before the start."""
+        """Make the folder; a server that wants more before its start extends this."""
+        self.folder.mkdir(exist_ok=True)
 
+    @abc.abstractmethod
     def _command(self) -> list[str]:
-        raise NotImplementedError
+        """What serves `self.port`."""
 
     def _answers(self) -> bool:
         try:
@@ -63,9 +65,9 @@ class Server:
         except OSError:
             return False
 
+    @abc.abstractmethod
     def url(self, name: str) -> str:
         """The metadata address of a new volume's place (letters, digits and _ only)."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End it and remove its folder."""
@@ -77,9 +79,9 @@ class Server:
 class SqlServer(Server):
     """One that the tools of its package talk to."""
 
+    @abc.abstractmethod
     def tool(self, database: str) -> list[str]:
         """The command that runs statements given to it, and prints rows bare."""
-        raise NotImplementedError
 
     def run(self, sql: str, database: str = "") -> str:
         """Run a text of statements; what it printed."""
@@ -112,6 +114,7 @@ class Postgres(SqlServer):
         return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
 
     def _prepare(self) -> None:
+        super()._prepare()
         options = [
             "-D",
             f"{self.folder}/data",
@@ -147,6 +150,7 @@ class Mariadb(SqlServer):
     user = "mysql"
 
     def _prepare(self) -> None:
+        super()._prepare()
         options = ["--no-defaults", f"--datadir={self.folder}/data", "--skip-test-db"]
         self._init(["mariadb-install-db", *options, "--auth-root-authentication-method=normal"])
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from jfs.cli import stats
 from jfs.cli.main import main
-from jfs.cli.objbench import parse_size
 from jfs.errors import ConfigError
+from jfs.mount import units
 
 LOG = """\
 2026.11.25 17:58:50.610803 [uid:0,gid:0,pid:11863] open (9223372032559808513,0x8000) [fh:187] - OK <0.000060>
@@ -131,10 +131,10 @@ def test_objbench_of_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("text", "size"), [("4", 4096), ("4K", 4096), ("1.5M", 3 << 19), ("1g", 1 << 30), ("0", 0)])
 def test_sizes(text: str, size: int) -> None:
-    assert parse_size("block-size", text, 1024) == size
+    assert units.size("--block-size", text, "K") == size
 
 
 @pytest.mark.parametrize("text", ["", "K", "x4", "4Q", "inf"])
 def test_wrong_sizes(text: str) -> None:
-    with pytest.raises(ConfigError, match="no size"):
-        parse_size("block-size", text, 1024)
+    with pytest.raises(ConfigError, match="not a size"):
+        units.size("--block-size", text, "K")

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from jfs.cli.mounts import read_stats, root_of
-from jfs.cli.objbench import boxed, parse_size
+from jfs.cli.objbench import boxed
 from jfs.cli.tables import size_text
 from jfs.errors import ConfigError, JfsError
+from jfs.mount import units
 
 _MIB: Final = 1 << 20
-_KIB: Final = 1 << 10
 _DROP: Final = "/proc/sys/vm/drop_caches"
 
 
@@ -55,9 +55,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-p", "--threads", type=int, default=1, metavar="N", help="how many work at once (1)")
     options = parser.parse_args(arguments)
     plan = Plan(
-        parse_size("block-size", options.block_size, _MIB),
-        parse_size("big-file-size", options.big_file_size, _MIB),
-        parse_size("small-file-size", options.small_file_size, _KIB),
+        units.size("--block-size", options.block_size, "M"),
+        units.size("--big-file-size", options.big_file_size, "M"),
+        units.size("--small-file-size", options.small_file_size, "K"),
         options.small_file_count,
         options.threads,
     )

@@ -9,20 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from jfs.errors import ConfigError, ObjectError, ObjectNotFound
+from jfs.mount import units
 from jfs.object.base import ObjectStorage
 
 _MIB: Final = 1 << 20
-_KIB: Final = 1 << 10
-_UNITS: Final = {"": 0, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def parse_size(name: str, text: str, unit: int) -> int:
-    """Bytes of a size with a letter, or in *unit* without. ConfigError."""
-    number, letter = (text[:-1], text[-1].upper()) if text and not text[-1].isdigit() else (text, "")
-    try:
-        return int(float(number) * (_UNITS[letter] or unit))
-    except (ValueError, KeyError, OverflowError):
-        raise ConfigError(f"--{name}={text} is no size; write it as 128K, 4M or 1G") from None
 
 
 def boxed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,9 +63,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--storage-class", "--sc", default="", help="of the objects that are put")
     options = parser.parse_args(arguments)
     plan = Plan(
-        parse_size("block-size", options.block_size, _KIB),
-        parse_size("big-object-size", options.big_object_size, _MIB),
-        parse_size("small-object-size", options.small_object_size, _KIB),
+        units.size("--block-size", options.block_size, "K"),
+        units.size("--big-object-size", options.big_object_size, "M"),
+        units.size("--small-object-size", options.small_object_size, "K"),
         options.small_objects,
         options.threads,
     )

@@ -1,12 +1,13 @@
-"""Attributes as a row of the node table of SQL engines, and back (format §4.2.2).
+"""Attributes as a row of the node table of SQL engines, and back (format §4.2.2); and a page of a listing made of such rows.
 
 Times are microseconds with the remaining nanoseconds apart; the division truncates toward zero as Go's does, so both parts
 of a time before 1970 may be negative. Reading is microseconds times 1000 plus nanoseconds in every case.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from jfs.meta.model.attr import Attr
+from jfs.meta.model.attr import Attr, Entry
 
 COLUMNS: Final = (
     "type",
@@ -67,3 +68,31 @@ def from_row(row: tuple[Any, ...]) -> Attr:
     msec, mnano = divmod(mtime * 1000 + mtimensec, 1_000_000_000)
     csec, cnano = divmod(ctime * 1000 + ctimensec, 1_000_000_000)
     return Attr(flags, kind << 12 | mode, uid, gid, asec, anano, msec, mnano, csec, cnano, *rest)
+
+
+class RowPage:
+    """A page of rows (name, type, inode[, inode of the attributes or NULL, attributes]); decoded on access."""
+
+    __slots__ = ("_attrs", "_entries", "_plus", "_rows", "names")
+
+    raw_entries: Sequence[bytes] | None = None
+    raw_attrs: Sequence[bytes | None] | None = None
+
+    def __init__(self, rows: Sequence[tuple[Any, ...]], *, plus: bool) -> None:
+        self.names = [row[0] for row in rows]
+        self._rows = rows
+        self._plus = plus
+        self._entries: list[Entry] | None = None
+        self._attrs: list[Attr | None] | None = None
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        if self._entries is None:
+            self._entries = [Entry(row[1], row[2]) for row in self._rows]
+        return self._entries
+
+    @property
+    def attrs(self) -> Sequence[Attr | None] | None:
+        if self._attrs is None and self._plus:
+            self._attrs = [None if row[3] is None else from_row(tuple(row)[4:]) for row in self._rows]
+        return self._attrs

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Final, TypeVar
 
 from jfs.errors import Conflict
-from jfs.meta.engines.rows import from_row
+from jfs.meta.engines.rows import RowPage, from_row
 from jfs.meta.engines.sql import schema
 from jfs.meta.engines.sql.kinds import Row, decode, kind_of
 from jfs.meta.engines.sql.link import Link
@@ -27,34 +27,6 @@ T = TypeVar("T")
 _PAGE: Final = 4096
 _FIRST_PAGE: Final = 512  # of a listing: about what the kernel asks for at once
 _OLD_SESSION_LIFE: Final = 300  # seconds from a heartbeat record to its end (format §4.2.2)
-
-
-class RowPage:
-    """A page of rows (name, type, inode[, inode of the attributes or NULL, attributes]); decoded on access."""
-
-    __slots__ = ("_attrs", "_entries", "_plus", "_rows", "names")
-
-    raw_entries: Sequence[bytes] | None = None
-    raw_attrs: Sequence[bytes | None] | None = None
-
-    def __init__(self, rows: Sequence[Row], *, plus: bool) -> None:
-        self.names = [row[0] for row in rows]
-        self._rows = rows
-        self._plus = plus
-        self._entries: list[Entry] | None = None
-        self._attrs: list[Attr | None] | None = None
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        if self._entries is None:
-            self._entries = [Entry(row[1], row[2]) for row in self._rows]
-        return self._entries
-
-    @property
-    def attrs(self) -> Sequence[Attr | None] | None:
-        if self._attrs is None and self._plus:
-            self._attrs = [None if row[3] is None else from_row(tuple(row)[4:]) for row in self._rows]
-        return self._attrs
 
 
 class SqlStore(TransactionRunner):

@@ -6,11 +6,11 @@ one statement, so no read transaction stays open between them.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from jfs.meta.engines.rows import from_row
+from jfs.meta.engines.rows import RowPage, from_row
 from jfs.meta.engines.sqlite import schema
 from jfs.meta.engines.sqlite.database import SqliteDatabase
 from jfs.meta.engines.sqlite.failures import converted
@@ -29,34 +29,6 @@ _PAGE = 4096
 _FIRST = 384  # entries of a listing's first page: about what the kernel asks for at once
 _LATER = 1024  # of the others, which are read while it takes in earlier ones
 _OLD_SESSION_LIFE = 300  # seconds from a heartbeat record to its end (format §4.1.2)
-
-
-class SqlitePage:
-    """A page of rows (name, type, inode[, inode of the attributes or NULL, attributes]); decoded on access."""
-
-    __slots__ = ("_attrs", "_entries", "_plus", "_rows", "names")
-
-    raw_entries: Sequence[bytes] | None = None
-    raw_attrs: Sequence[bytes | None] | None = None
-
-    def __init__(self, rows: list[tuple[Any, ...]], *, plus: bool) -> None:
-        self.names = [row[0] for row in rows]
-        self._rows = rows
-        self._plus = plus
-        self._entries: list[Entry] | None = None
-        self._attrs: list[Attr | None] | None = None
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        if self._entries is None:
-            self._entries = [Entry(row[1], row[2]) for row in self._rows]
-        return self._entries
-
-    @property
-    def attrs(self) -> Sequence[Attr | None] | None:
-        if self._attrs is None and self._plus:
-            self._attrs = [None if row[3] is None else from_row(row[4:]) for row in self._rows]
-        return self._attrs
 
 
 class SqliteStore(TransactionRunner):
@@ -118,14 +90,14 @@ class SqliteStore(TransactionRunner):
         entry = records.read_edge(key)
         return None if entry is None else (entry, records.read_node(NodeKey(entry.ino)))
 
-    async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[SqlitePage]:
+    async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[RowPage]:
         after: bytes | None = b""  # no name is empty
         count = _FIRST
         while after is not None:
             rows, after = await self._database.read(partial(self._page, ino, after, count, plus))
             count = _LATER
             if rows:
-                yield SqlitePage(rows, plus=plus)
+                yield RowPage(rows, plus=plus)
 
     def _page(self, ino: int, after: bytes, count: int, plus: bool) -> tuple[list[tuple[Any, ...]], bytes | None]:
         records = self._database.records

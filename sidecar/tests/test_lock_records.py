@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from jfs.errors import StoreUnavailable
+from jfs.format.constants import ROOT
 from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.model.locks import (
@@ -33,7 +34,7 @@ from jfs.meta.volume import locking as locking_module
 from meta_volumes import Volume, errno_of, volume
 from store_engines import ALL
 
-INO = 77
+INO = ROOT  # it exists, as whatever is locked does: in SQL its row is what two tries at the same time meet at
 BIG = 0xFEDC_BA98_7654_3210  # an owner whose highest bit is set
 ONE, TWO, THREE = 0x1A2B, BIG, 3
 

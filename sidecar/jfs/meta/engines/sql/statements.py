@@ -147,7 +147,7 @@ class Statements:
         return " AND ".join(conditions)
 
     def lock_inode(self, ino: int) -> str:
-        """A condition that always holds and keeps the inode's row for this transaction."""
+        """A condition that always holds and keeps the inode's row for this transaction. Whatever is open or locked has one."""
         return f"coalesce((SELECT inode FROM {self.table('node')} WHERE inode={ino}{self.dialect.for_update}),0)>=0"
 
     # Writes.

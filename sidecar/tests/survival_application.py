@@ -122,6 +122,35 @@ def names(where: Path, rnd: random.Random) -> None:
     assert os.listdir(where) == []
 
 
+def unpack(where: Path, rnd: random.Random) -> None:
+    """Files made as tar(1) makes them: contents, times, owner and mode set while they are open; all stay as they were set."""
+    where.mkdir()
+    known: dict[Path, tuple[bytes, int, int, int]] = {}
+
+    def right(path: Path) -> bool:
+        found = path.stat()
+        return known[path] == (path.read_bytes(), found.st_mtime_ns, found.st_uid, found.st_mode & 0o7777)
+
+    while not ended:
+        path = where / f"file{len(known)}"
+        content, mtime, uid, mode = rnd.randbytes(rnd.randrange(9000)), rnd.randrange(1 << 60), rnd.randrange(9), 0o640
+        with timed():
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.write(fd, content)
+        with timed():
+            os.utime(fd, ns=(mtime, mtime))
+        with timed():
+            os.fchown(fd, uid, uid)
+        with timed():
+            os.fchmod(fd, mode)
+        if rnd.random() < 0.5:
+            time.sleep(rnd.uniform(0, 0.1))
+        os.close(fd)
+        known[path] = (content, mtime, uid, mode)
+        assert right(path) and right(rnd.choice(list(known)))
+    assert all(map(right, known))
+
+
 def locks(where: Path, rnd: random.Random) -> None:
     """Two processes add to a number under a lock; none of the additions is lost, and nobody is alone who must not be."""
     path = where / "number"
@@ -199,7 +228,7 @@ def listing(where: Path, rnd: random.Random) -> None:
                 os.unlink(where / name)
 
 
-KINDS = {kind.__name__: kind for kind in (append, overwrite, names, locks, unlinked, listing)}
+KINDS = {kind.__name__: kind for kind in (append, overwrite, names, unpack, locks, unlinked, listing)}
 
 
 def main() -> int:

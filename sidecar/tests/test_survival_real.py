@@ -25,7 +25,7 @@ from survival_parts import VOLUME, sidecar
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
-KINDS = ("append", "overwrite", "names", "locks", "unlinked", "listing")
+KINDS = ("append", "overwrite", "names", "unpack", "locks", "unlinked", "listing")
 KILLS = int(os.environ.get("JFS_SURVIVAL_KILLS", "20"))
 SEED = int(os.environ.get("JFS_SURVIVAL_SEED", "0")) or random.randrange(1 << 30)
 APPLICATION = Path(__file__).with_name("survival_application.py")
@@ -111,7 +111,7 @@ def test_applications_do_not_notice_that_workers_are_killed(volume: Volume, tmp_
 def test_the_container_dies_and_another_one_is_given_the_connection(volume: Volume, tmp_path: Path) -> None:
     """Supervisor and workers die at once, twice; the next supervisor gets descriptor and state directory."""
     with sidecar(tmp_path, volume.url, "enable-xattr") as (keeper, pod, where):
-        applications = [start(kind, where) for kind in ("append", "names", "unlinked")]
+        applications = [start(kind, where) for kind in ("append", "names", "unpack", "unlinked")]
         try:
             for _ in range(2):
                 time.sleep(0.7)

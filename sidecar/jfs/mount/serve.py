@@ -244,7 +244,6 @@ class Mount:
             negative_timeout=config.negative_entry_cache,
             open_cache=config.open_cache,
             open_cache_limit=config.open_cache_limit,
-            hold_attrs=0.1 if self.request.state is None else 0.0,  # a successor would not know of them
         )
         try:
             meta = await Meta.load(

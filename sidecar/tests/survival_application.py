@@ -147,7 +147,8 @@ def unpack(where: Path, rnd: random.Random) -> None:
             time.sleep(rnd.uniform(0, 0.1))
         os.close(fd)
         known[path] = (content, mtime, uid, mode)
-        assert right(path) and right(rnd.choice(list(known)))
+        assert right(path)
+        assert right(rnd.choice(list(known)))
     assert all(map(right, known))
 
 

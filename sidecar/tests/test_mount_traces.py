@@ -52,7 +52,7 @@ def test_addresses_are_of_the_interfaces_asked_for() -> None:
         socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
-@pytest.mark.parametrize("option", ["--update-fstab", "--tag", "--consul"])
+@pytest.mark.parametrize("option", ["--tag", "--consul"])
 def test_refused_option_with_a_value_is_named(option: str) -> None:
     with pytest.raises(ConfigError, match=f"{option[2:]} is not supported yet"):
         split(["sqlite3://a.db", "/mnt", option, "1"])

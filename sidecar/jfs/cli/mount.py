@@ -6,6 +6,7 @@ Exit status 0 only when mounted (background) or after a clean end (foreground); 
 import logging
 import os
 import sys
+from functools import partial
 from typing import Final
 
 from jfs.cli.environment import SECRET_VARIABLES, take_meta_password, take_rsa_passphrase
@@ -117,13 +118,22 @@ def _mount(arguments: list[str]) -> int:
         passphrase=take_rsa_passphrase(),
     )
     traces.wipe(SECRET_VARIABLES)
+    boot = None
+    if config.update_fstab:
+        from jfs.mount import fstab
+
+        line = fstab.plan(request.meta_url, request.mountpoint, configuration.expand(options))
+        boot = partial(fstab.update, line)
     if config.background:
-        return process.background(request, os.path.abspath(config.log or logs.default_file()), level)
+        status = process.background(request, os.path.abspath(config.log or logs.default_file()), level)
+        if boot is not None and not status:
+            boot()
+        return status
     if config.log:
         logs.to_file(config.log, level)
     else:
         logs.to_stderr(level)
-    return process.foreground(request)
+    return process.foreground(request, boot)
 
 
 def _absolute(url: str) -> str:

@@ -102,6 +102,7 @@ class MountConfig:
     background: bool = False
     foreground: bool = False
     force: bool = False
+    update_fstab: bool = False
     disable_transparent_hugepage: bool = False
     log: str = ""
     without_effect: tuple[str, ...] = field(default=(), compare=False)
@@ -217,6 +218,9 @@ _TABLE: Final = (
     Option("background", "background", None, "return when mounted"),
     Option("foreground", "foreground", None, "stay until unmounted"),
     Option("force", "force", None, "mount over a JuiceFS that is mounted there"),
+    Option(
+        "update-fstab", "update_fstab", None, "once mounted, add or renew the line of /etc/fstab that mounts it at boot"
+    ),
     Option("disable-transparent-hugepage", "disable_transparent_hugepage", None, "small pages only for this process"),
     Option("log", "log", text, "file for the log of a background mount"),
 )
@@ -235,7 +239,7 @@ WITHOUT_EFFECT: Final = {
 }
 # What these ask for is so anyway: not worth a log line.
 _GRANTED: Final = ("no-syslog", "no-usage-report", "no-agent", "no-color", "log-id")
-REFUSED: Final = ("update-fstab", "writeback_cache", "tag", "consul", "pyroscope")
+REFUSED: Final = ("writeback_cache", "tag", "consul", "pyroscope")
 # Words of fstab and of mount(8) that are not for the file system.
 _FSTAB: Final = (
     *("defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "_netdev", "nofail", "relatime"),
@@ -249,7 +253,7 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
     members: dict[str, Any] = {}
     flags: list[str] = []
     unused: list[str] = []
-    for name, value in _expand(options):
+    for name, value in expand(options):
         option = OPTIONS.get(name)
         if option is not None:
             members[option.member] = _value(option, value)
@@ -295,7 +299,8 @@ def refuse(name: str) -> ConfigError:
     return ConfigError(f"mount option {name} is not supported yet; leave it out")
 
 
-def _expand(options: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str | None]]:
+def expand(options: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str | None]]:
+    """The options with those of each `o` in its place."""
     for name, value in options:
         if name != "o":
             yield name, value
@@ -324,7 +329,10 @@ def from_list(options: Iterable[str]) -> MountConfig:
     for word in options:
         name, separator, value = word.strip().lstrip("-").partition("=")
         pairs.append((name, value if separator else None))
-    return parse(pairs)
+    config = parse(pairs)
+    if config.update_fstab:
+        raise ConfigError("mount option update-fstab is for `jfs mount` on a machine of its own; leave it out")
+    return config
 
 
 def with_changes(config: MountConfig, **members: Any) -> MountConfig:

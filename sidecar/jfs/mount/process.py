@@ -67,14 +67,19 @@ def _small_pages() -> None:
         log.warning("huge pages cannot be turned off: %s", os.strerror(ctypes.get_errno()))
 
 
-async def _nothing() -> None:
-    return
+def foreground(request: MountRequest, mounted: Callable[[], None] | None = None) -> int:
+    """Serve until unmounted; the exit status, with one sentence on standard error when it is not 0. *mounted* runs once it is; what
+    fails there (JfsError) is logged."""
 
+    async def ready() -> None:
+        try:
+            if mounted is not None:
+                mounted()
+        except JfsError as error:
+            log.error("%s", error)
 
-def foreground(request: MountRequest) -> int:
-    """Serve until unmounted; the exit status, with one sentence on standard error when it is not 0."""
     try:
-        asyncio.run(run(Mount(request), _nothing))
+        asyncio.run(run(Mount(request), ready))
     except JfsError as error:
         print(f"jfs: {error}", file=sys.stderr)
         return 1

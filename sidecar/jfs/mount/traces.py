@@ -24,6 +24,11 @@ def wipe(variables: Collection[str]) -> None:
         _overwrite(env_start, env_end, re.compile(rb"(?:\A|(?<=\0))(?:" + names + rb")=([^\0]+)"))
 
 
+def has_password(url: str) -> bool:
+    """Whether a metadata address holds a password."""
+    return _URL_PASSWORD.search(url.encode(errors="surrogateescape")) is not None
+
+
 def call_last_argument(name: bytes) -> None:
     """Show *name* as the last argument of this process, in place of one of the same length: what a fork of it has become."""
     start, end, _, _ = _bounds()

@@ -27,12 +27,12 @@ def test_long_flags_and_o_lists_mean_the_same() -> None:
 
 
 def test_options_of_volumes_as_the_operator_gives_them() -> None:
-    config = from_list(["cache-size=1", "backup-meta=1h", "subdir=x", "attr-cache=1", "ro", "enable-xattr"])
+    config = from_list(["cache-size=1", "skip-dir-nlink=3", "subdir=x", "attr-cache=1", "ro", "enable-xattr"])
     assert config.subdir == "x"
     assert config.read_only
     assert config.enable_xattr
     assert config.cache_size == 1 << 20
-    assert config.without_effect == ("backup-meta",)
+    assert config.without_effect == ("skip-dir-nlink",)
 
 
 def test_options_of_fstab_are_not_for_us() -> None:
@@ -103,6 +103,7 @@ def test_every_used_option_changes_its_member() -> None:
         "verify-cache-checksum": "full",
         "cache-eviction": "lru",
         "upload-hours": "22-6",
+        "backup-meta": "10m",
         "root-squash": "5:6",
         "all-squash": "5:6",
     }

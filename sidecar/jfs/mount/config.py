@@ -51,6 +51,8 @@ class MountConfig:
     heartbeat: float = 12.0
     read_only: bool = False
     no_bgjob: bool = False
+    backup_meta: float = 3600.0
+    backup_skip_trash: bool = False
     atime_mode: AtimeMode = "noatime"
     skip_dir_mtime: float = 0.1
     sort_dir: bool = False
@@ -160,6 +162,13 @@ def _umask(option: str, text: str) -> int:
     return mask
 
 
+def _backup(option: str, text: str) -> float:
+    interval = duration(option, text)
+    if 0 < interval < 300:
+        raise ConfigError(f"option {option}: {text!r} must be 5m or more, or 0 for no backups")
+    return interval
+
+
 def _subdir(option: str, text: str) -> str:
     parts = [part for part in text.split("/") if part]
     if any(part in (".", "..") for part in parts):
@@ -185,6 +194,13 @@ _TABLE: Final = (
     Option("heartbeat", "heartbeat", second_or_more, "interval of the session's heartbeat [12s]"),
     Option("read-only", "read_only", None, "refuse every change"),
     Option("no-bgjob", "no_bgjob", None, "leave background jobs to other clients"),
+    Option(
+        "backup-meta",
+        "backup_meta",
+        _backup,
+        "interval of metadata backups into the bucket, 0 for none [1h; in pods 0]",
+    ),
+    Option("backup-skip-trash", "backup_skip_trash", None, "leave what is in the trash out of backups"),
     Option("atime-mode", "atime_mode", choice(*ATIME_MODES), "when atime is written [noatime]"),
     Option("skip-dir-mtime", "skip_dir_mtime", duration, "younger times of a directory are not written again [100ms]"),
     Option("sort-dir", "sort_dir", None, "list directories by name"),
@@ -229,11 +245,11 @@ OPTIONS: Final = {option.name: option for option in _TABLE}
 # Features that do not exist yet and whose lack costs no correctness, with whether they take a value.
 WITHOUT_EFFECT: Final = {
     **dict.fromkeys(
-        ("backup-meta", "skip-dir-nlink", "log-id"),
+        ("skip-dir-nlink", "log-id"),
         True,
     ),
     **dict.fromkeys(
-        (*("backup-skip-trash", "fast-statfs", "no-syslog", "no-usage-report", "no-agent", "no-color"),),
+        (*("fast-statfs", "no-syslog", "no-usage-report", "no-agent", "no-color"),),
         False,
     ),
 }
@@ -324,8 +340,9 @@ def _value(option: Option, value: str | None) -> Any:
 
 
 def from_list(options: Iterable[str]) -> MountConfig:
-    """From `k=v` and `flag` words, as PersistentVolumes and the operator have them."""
-    pairs: list[tuple[str, str | None]] = []
+    """From `k=v` and `flag` words, as PersistentVolumes and the operator have them. Backups are made only when asked for: a dump takes
+    memory that pods are not given."""
+    pairs: list[tuple[str, str | None]] = [("backup-meta", "0")]
     for word in options:
         name, separator, value = word.strip().lstrip("-").partition("=")
         pairs.append((name, value if separator else None))

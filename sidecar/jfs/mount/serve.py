@@ -37,6 +37,7 @@ from jfs.meta.volume.deletion import DeleteObjects
 from jfs.metrics import REGISTRY, SIZES
 from jfs.mount import config_file, measuring
 from jfs.mount.addresses import addresses
+from jfs.mount.backup import Backups
 from jfs.mount.config import LEAST_BUFFER, MountConfig, with_changes
 from jfs.mount.data_path import open_blocks, prefetcher
 from jfs.mount.hosts import make_host
@@ -216,6 +217,7 @@ class Mount:
             host.invalidator.inode(ROOT if ino == root else ino)
 
         meta.on_entry_changed, meta.on_inode_changed = entry_changed, inode_changed
+        self._back_up(meta, blocks)
         await self._serve_metrics(setting)
         if self._handlers_made is not None and request.connection is not None:
             restored = await restore(self._handlers_made)
@@ -369,6 +371,20 @@ class Mount:
         host = make_host(config, handlers, Accounting(REGISTRY, access_log), spec, self.request.connection, journal)
         handlers.invalidator = host.invalidator
         return host
+
+    def _back_up(self, meta: Meta, blocks: BlockStore) -> None:
+        request, config = self.request, self._config
+        if not config.backup_meta or config.read_only or config.no_bgjob:
+            return
+        source: dict[str, str | bool] = {
+            "url": request.meta_url,
+            "password": request.password,
+            "skip_trash": config.backup_skip_trash,
+        }
+        backups = Backups(meta, lambda: blocks.storage, source, config.backup_meta, folder=request.state)
+        backups.register(REGISTRY)
+        backups.start()
+        self._undo.push_async_callback(backups.close)
 
     async def _serve_metrics(self, setting: Setting) -> None:
         if not self._config.metrics:

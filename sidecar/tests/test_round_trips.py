@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from jfs.errors import FsError
 from jfs.format.slices import Slice
-from jfs.meta.engines.kv.etcd import EtcdDatabase
-from jfs.meta.engines.kv.placement import Placement
+from jfs.meta.engines.kv.calls import Servers, Stream
 from jfs.meta.engines.kv.store import KvStore
 from jfs.meta.engines.redis.connection import Connection
 from jfs.meta.engines.sql.mysql import MysqlLink
@@ -60,8 +59,8 @@ COLUMN = {"redis": 0, "redis-watch": 1, "sqlite3": 2, "postgres": 3, "mysql": 3,
 QUESTIONS: list[tuple[type, tuple[str, ...]]] = [
     (PostgresLink, ("_ask", "_run")),
     (MysqlLink, ("_texts",)),
-    (EtcdDatabase, ("_ask",)),
-    (Placement, ("_request", "_last_of")),
+    (Servers, ("ask",)),
+    (Stream, ("ask",)),
 ]
 
 

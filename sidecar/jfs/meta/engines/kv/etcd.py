@@ -1,4 +1,4 @@
-"""etcd over gRPC: an attempt remembers the revision of everything it has read, and commits by one etcd transaction that compares them.
+"""etcd: an attempt remembers the revision of everything it has read, and commits by one etcd transaction that compares them.
 
 Reads come from the leader (linearizable); values of inodes and entries may come from what this process saw last, since a wrong
 one only costs another attempt. A range that was read as a whole is compared as a whole, so that a name which appears in it is
@@ -9,26 +9,22 @@ import asyncio
 import errno
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
-
-import grpc
-import grpc.aio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreAway, StoreUnavailable
+from jfs.meta.engines.kv import statuses
+from jfs.meta.engines.kv.calls import Servers
 from jfs.meta.engines.kv.database import Attempt, Database, Pair
 from jfs.meta.engines.kv.proto import etcd_pb2 as pb
 from jfs.meta.engines.kv.url import KvAddress
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 OPERATIONS: Final = 128  # etcd's --max-txn-ops, for comparisons and for changes
-_ANSWER_WITHIN: Final = 20.0  # seconds for one request
 _PATIENCE: Final = 10.0  # seconds that a server which does not answer is asked again
 _GENERATION: Final = 16384
-_LARGEST: Final = 64 << 20  # bytes of an answer
+_LOST: Final = (statuses.CANCELLED, statuses.DEADLINE_EXCEEDED, statuses.INTERNAL, statuses.UNAVAILABLE)
 
 
 class Found(NamedTuple):
@@ -51,9 +47,8 @@ class EtcdDatabase(Database):
         self.where = f"etcd at {', '.join(address.servers)}"
         self._address = address
         self._prefix = address.prefix
-        self._channel: grpc.aio.Channel | None = None
+        self._servers = Servers(address)
         self._server = 0
-        self._calls: dict[str, Callable[..., Awaitable[Any]]] = {}
         self._token: str | None = None
         self._young: dict[bytes, Found] = {}
         self._old: dict[bytes, Found] = {}
@@ -64,56 +59,31 @@ class EtcdDatabase(Database):
 
     # Requests.
 
-    def _call(self, service: str, method: str, answer: Any) -> Callable[..., Awaitable[Any]]:
-        call = self._calls.get(method)
-        if call is None:
-            if self._channel is None:
-                self._channel = self._dial()
-            call = self._calls[method] = self._channel.unary_unary(
-                f"/etcdserverpb.{service}/{method}",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=answer.FromString,
-            )
-        return call
+    def _hang_up(self) -> None:
+        """Turn to the next server."""
+        self._servers.drop(self._current())
+        self._server += 1
 
-    def _dial(self) -> grpc.aio.Channel:
-        address = self._address
-        server = address.servers[self._server % len(address.servers)]
-        options: list[tuple[str, Any]] = [
-            ("grpc.max_receive_message_length", _LARGEST),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.enable_retries", 0),
-        ]
-        if address.server_name:
-            options.append(("grpc.ssl_target_name_override", address.server_name))
-        if not address.tls:
-            return grpc.aio.insecure_channel(server, options)
-        credentials = grpc.ssl_channel_credentials(address.ca, address.key, address.certificate)
-        return grpc.aio.secure_channel(server, credentials, options)
-
-    async def _hang_up(self) -> None:
-        channel, self._channel = self._channel, None
-        self._calls.clear()
-        if channel is not None:
-            await channel.close(None)
+    def _current(self) -> str:
+        return self._address.servers[self._server % len(self._address.servers)]
 
     async def _ask(self, service: str, method: str, request: Any, answer: Any) -> Any:
         """One request. _Lost, or what the server's refusal means."""
         if self._token is None and self._address.user and method != "Authenticate":
             await self._log_in()
-        metadata = (("token", self._token),) if self._token else ()
+        path = f"/etcdserverpb.{service}/{method}"
         try:
-            return await self._call(service, method, answer)(request, timeout=_ANSWER_WITHIN, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise self._meaning(error) from error
+            return await self._servers.ask(self._current(), path, request, answer, self._token or "")
+        except statuses.Broken as error:
+            raise _Lost(str(error)) from error
+        except statuses.Status as error:
+            raise self._meaning(error.code, str(error)) from error
 
-    def _meaning(self, error: grpc.aio.AioRpcError) -> Exception:
-        code, text = error.code(), error.details() or ""
+    def _meaning(self, code: int, text: str) -> Exception:
         if "invalid auth token" in text:
             self._token = None
             return Conflict()
-        if "auth" in text or "user name is empty" in text or code is grpc.StatusCode.PERMISSION_DENIED:
+        if "auth" in text or "user name is empty" in text or code == statuses.PERMISSION_DENIED:
             return CredentialsRefused(
                 f"{self.where} refused the user or the password; check the metadata address and META_PASSWORD"
             )
@@ -123,14 +93,9 @@ class EtcdDatabase(Database):
             return FsError(errno.E2BIG)
         if "too many requests" in text:
             return Conflict()
-        if code in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            grpc.StatusCode.INTERNAL,
-            grpc.StatusCode.CANCELLED,
-        ):
-            return _Lost(text or code.name)
-        return StoreUnavailable(f"{self.where} failed: {text} ({code.name})")
+        if code in _LOST:
+            return _Lost(text)
+        return StoreUnavailable(f"{self.where} failed: {text} (status {code})")
 
     async def _log_in(self) -> None:
         request = pb.AuthenticateRequest(name=self._address.user, password=self._address.password)
@@ -151,8 +116,7 @@ class EtcdDatabase(Database):
                     raise StoreAway(
                         f"{self.where} cannot be reached ({error}); check the address and that the server runs"
                     ) from error
-                self._server += 1
-                await self._hang_up()
+                self._hang_up()
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 1.0)
 
@@ -194,8 +158,7 @@ class EtcdDatabase(Database):
         try:
             return await self._ask("KV", "Txn", request, pb.TxnResponse)
         except _Lost as error:
-            await self._hang_up()
-            self._server += 1
+            self._hang_up()
             raise StoreUnavailable(
                 f"{self.where} did not answer ({error}); whether the change was made is unknown"
             ) from error
@@ -260,7 +223,7 @@ class EtcdDatabase(Database):
             raise StoreUnavailable(f"{self.where} did not answer ({error}); run the command again") from error
 
     async def close(self) -> None:
-        await self._hang_up()
+        await self._servers.close()
 
 
 class EtcdAttempt(Attempt):

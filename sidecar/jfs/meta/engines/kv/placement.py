@@ -1,4 +1,4 @@
-"""Where TiKV's data is: the placement driver's leader, timestamps, regions and stores, over gRPC.
+"""Where TiKV's data is: the placement driver's leader, timestamps, regions and stores, by their gRPC services.
 
 Requests to a store go through `Placement.send`: it finds the key's region, fills in its context, and goes on trying while regions
 move, leaders change or servers are busy, for as long as `PATIENCE`. A request that may have been carried out although no answer
@@ -13,18 +13,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-import grpc
-import grpc.aio
-
 from jfs.errors import CredentialsRefused, FsError, StoreUnavailable
+from jfs.meta.engines.kv import statuses
+from jfs.meta.engines.kv.calls import Servers, Stream
 from jfs.meta.engines.kv.proto import tikv_pb2 as pb
 from jfs.meta.engines.kv.url import KvAddress
 
 PATIENCE: Final = 20.0  # seconds that somebody who does not answer is asked again
-_ANSWER_WITHIN: Final = 20.0
-_LARGEST: Final = 64 << 20
 _GROUP: Final = 8
-_NEVER_SENT: Final = ("failed to connect", "Connection refused", "DNS resolution failed")
+_DENIED: Final = (statuses.PERMISSION_DENIED, statuses.UNAUTHENTICATED)
 
 
 class Lost(Exception):
@@ -67,48 +64,12 @@ class Placement:
         self._address = address
         self._leader = ""
         self._cluster = 0
-        self._channels: dict[str, grpc.aio.Channel] = {}
-        self._calls: dict[tuple[str, str], Any] = {}
+        self._servers = Servers(address)
         self._places: list[Place] = []  # sorted, apart
         self._stores: dict[int, str] = {}
-        self._clock: Any = None  # the stream of timestamps
+        self._clock: Stream | None = None  # of timestamps
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._teller: asyncio.Task[None] | None = None
-
-    # Connections.
-
-    def _channel(self, server: str) -> grpc.aio.Channel:
-        channel = self._channels.get(server)
-        if channel is None:
-            options: list[tuple[str, Any]] = [
-                ("grpc.max_receive_message_length", _LARGEST),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.enable_retries", 0),
-            ]
-            address = self._address
-            if address.tls:
-                credentials = grpc.ssl_channel_credentials(address.ca, address.key, address.certificate)
-                channel = grpc.aio.secure_channel(server, credentials, options)
-            else:
-                channel = grpc.aio.insecure_channel(server, options)
-            self._channels[server] = channel
-        return channel
-
-    async def _drop(self, server: str) -> None:
-        channel = self._channels.pop(server, None)
-        self._calls = {key: call for key, call in self._calls.items() if key[0] != server}
-        if channel is not None:
-            await channel.close(None)
-
-    async def _request(self, server: str, path: str, request: Any, answer: Any) -> Any:
-        call = self._calls.get((server, path))
-        if call is None:
-            call = self._calls[server, path] = self._channel(server).unary_unary(
-                path,
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=answer.FromString,
-            )
-        return await call(request, timeout=_ANSWER_WITHIN)
 
     # The placement driver.
 
@@ -120,12 +81,15 @@ class Placement:
         failure = ""
         for server in self._address.servers:
             try:
-                answer = await self._request(
+                answer: Any = await self._servers.ask(
                     server, "/pdpb.PD/GetMembers", pb.GetMembersRequest(), pb.GetMembersResponse
                 )
-            except grpc.aio.AioRpcError as error:
-                failure = error.details() or error.code().name
-                if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            except statuses.Broken as error:
+                failure = str(error)
+                continue
+            except statuses.Status as error:
+                failure = str(error)
+                if error.code in _DENIED:
                     raise CredentialsRefused(f"{self.where} refused the certificate; check ca, cert and key") from error
                 continue
             self._cluster = answer.header.cluster_id
@@ -144,20 +108,18 @@ class Placement:
                     await self._find_leader()
                 if method != "GetMembers":
                     request.header.cluster_id = self._cluster
-                reply = await self._request(self._leader, f"/pdpb.PD/{method}", request, answer)
+                reply = await self._servers.ask(self._leader, f"/pdpb.PD/{method}", request, answer)
                 if not reply.header.error.type:
                     return reply
                 failure = reply.header.error.message
-            except grpc.aio.AioRpcError as error:
-                failure = error.details() or error.code().name
-            except Lost as error:
+            except (statuses.Broken, statuses.Status, Lost) as error:
                 failure = str(error)
             if asyncio.get_running_loop().time() > deadline:
                 raise StoreUnavailable(
                     f"{self.where} cannot be reached ({failure}); check the address and that its placement driver runs"
                 )
             if self._leader:
-                await self._drop(self._leader)
+                self._servers.drop(self._leader)
                 self._leader = ""
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 1.0)
@@ -196,25 +158,18 @@ class Placement:
                 if not self._leader:
                     await self._driver("GetMembers", pb.GetMembersRequest(), pb.GetMembersResponse)
                 if self._clock is None:
-                    stream = self._channel(self._leader).stream_stream(
-                        "/pdpb.PD/Tso",
-                        request_serializer=lambda message: message.SerializeToString(),
-                        response_deserializer=pb.TsoResponse.FromString,
-                    )
-                    self._clock = stream(None)
+                    self._clock = await self._servers.stream(self._leader, "/pdpb.PD/Tso")
                 header = pb.PdRequestHeader(cluster_id=self._cluster)
-                async with asyncio.timeout(_ANSWER_WITHIN):
-                    await self._clock.write(pb.TsoRequest(header=header, count=count))
-                    answer = await self._clock.read()
-                if isinstance(answer, pb.TsoResponse) and not answer.header.error.type:
+                answer = await self._clock.ask(pb.TsoRequest(header=header, count=count), pb.TsoResponse)
+                if not answer.header.error.type:
                     physical, logical = answer.timestamp.physical, answer.timestamp.logical
                     return int((physical << 18) + logical)
-                failure = "the stream of timestamps ended"
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-                failure = str(getattr(error, "details", lambda: "")() or type(error).__name__)
+                failure = answer.header.error.message
+            except (statuses.Broken, statuses.Status, TimeoutError) as error:
+                failure = str(error) or "no answer in time"
             clock, self._clock = self._clock, None
             if clock is not None:
-                clock.cancel()
+                clock.end()
             if asyncio.get_running_loop().time() > deadline:
                 raise StoreUnavailable(f"{self.where} gives no timestamps ({failure}); check its placement driver")
             self._leader = ""
@@ -270,13 +225,13 @@ class Placement:
                 request.context.region_epoch.CopyFrom(place.region.region_epoch)
                 request.context.peer.CopyFrom(place.leader)
                 try:
-                    reply = await self._request(server, f"/tikvpb.Tikv/{method}", request, answer)
-                except grpc.aio.AioRpcError as error:
-                    failure = error.details() or error.code().name
-                    await self._drop(server)
+                    reply = await self._servers.ask(server, f"/tikvpb.Tikv/{method}", request, answer)
+                except (statuses.Broken, statuses.Status) as error:
+                    failure = str(error)
+                    self._servers.drop(server)
                     self._stores.pop(place.leader.store_id, None)
                     self._forget(place)
-                    if once and not any(text in failure for text in _NEVER_SENT):
+                    if once and (isinstance(error, statuses.Status) or error.sent):
                         raise Lost(failure) from error
                 else:
                     if not reply.HasField("region_error"):
@@ -319,8 +274,5 @@ class Placement:
         if self._teller is not None:
             self._teller.cancel()
             await asyncio.gather(self._teller, return_exceptions=True)
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
-        for server in list(self._channels):
-            await self._drop(server)
+        self._clock = None
+        await self._servers.close()

@@ -1,7 +1,7 @@
 """Addresses of etcd and TiKV in the real client's form (format §4.3.1): servers, the volume's path, and files for TLS.
 
 `etcd://[user:password@]host:2379,host2:2379/path?cacert=&cert=&key=&server-name=` and `tikv://pd1:2379,pd2:2379/path?ca=&cert=&key=&verify-cn=`.
-The path becomes the prefix of every key. Reads the files it names.
+The path becomes the prefix of every key. Looks whether the files it names can be read.
 """
 
 from typing import Final, NamedTuple
@@ -15,18 +15,17 @@ _TIKV: Final = {"ca": "ca", "cert": "certificate", "key": "key"}
 
 
 class KvAddress(NamedTuple):
-    """Servers, credentials, and the prefix of the volume's keys. TLS files are in memory, their *paths* beside them."""
+    """Servers, credentials, and the prefix of the volume's keys; files for TLS by their paths, "" for none."""
 
     servers: tuple[str, ...]
     prefix: bytes
     user: str = ""
     password: str = ""
     tls: bool = False
-    ca: bytes | None = None
-    certificate: bytes | None = None
-    key: bytes | None = None
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
     server_name: str = ""
-    paths: tuple[str, str, str] = ("", "", "")  # of ca, certificate and key
 
 
 def parse_address(url: str, password: str) -> KvAddress:
@@ -61,21 +60,17 @@ def parse_address(url: str, password: str) -> KvAddress:
             scheme == "tikv" and name == "gc-interval"
         ):  # who collects old versions is the real client's business
             raise ConfigError(f"unknown option {name!r} in the {scheme}:// address; remove it")
+    for path in paths.values():
+        _check(path)
     ca, certificate, key = paths["ca"], paths["certificate"], paths["key"]
-    return address._replace(
-        tls=bool(ca or certificate or key),
-        ca=_content(ca),
-        certificate=_content(certificate),
-        key=_content(key),
-        paths=(ca, certificate, key),
-    )
+    return address._replace(tls=bool(ca or certificate or key), ca=ca, certificate=certificate, key=key)
 
 
-def _content(path: str) -> bytes | None:
+def _check(path: str) -> None:
     if not path:
-        return None
+        return
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb"):
+            pass
     except OSError as error:
         raise ConfigError(f"the file {path} of the metadata address cannot be read: {error.strerror}") from error

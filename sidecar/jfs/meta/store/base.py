@@ -162,9 +162,10 @@ class Store(Protocol):
         """How many attempts had to be run again since the store was opened, for the metrics (format §8.4)."""
         ...
 
-    async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = ()) -> T:
+    async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = (), directory: int = 0) -> T:
         """Run *operation* in a transaction until its commit succeeds: at most 50 attempts with random growing pauses, then
-        FsError(EAGAIN); see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order.
+        FsError(EAGAIN); see format §5.1. In-process locks of the inodes *near* are held meanwhile, taken in order, and that of
+        *directory*, in which entries change, where attempts of one client can conflict.
         An exception of *operation* escapes only when the reads it rests on still hold. StoreUnavailable when the outcome is unknown.
         *operation* must await nothing but its Tx: calling the store inside (allot, get, run) may wait for itself."""
         ...

@@ -30,6 +30,7 @@ class TransactionRunner(abc.ABC):
     """What every engine's store inherits: `run` over the engine's `_attempt`."""
 
     missing_slice: int = TrackedTx.MISSING_SLICE
+    locks_directories = True  # whether two attempts can conflict
 
     def __init__(self) -> None:
         self._locks = InodeLocks()
@@ -55,8 +56,10 @@ class TransactionRunner(abc.ABC):
         """Run *operation* once and commit. *number* counts from 0. Conflict asks for another attempt; any other exception is
         final, so the engine has found that the reads behind it still hold."""
 
-    async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = ()) -> T:
+    async def run(self, operation: Callable[[Tx], Awaitable[T]], *, near: Sequence[int] = (), directory: int = 0) -> T:
         """See `jfs.meta.store.base.Store.run`."""
+        if directory and self.locks_directories:
+            near = (*near, directory)
         if not near:
             return await self._run(operation)
         inodes = near if len(near) == 1 else sorted(set(near))

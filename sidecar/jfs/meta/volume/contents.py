@@ -10,10 +10,9 @@ from jfs.format.constants import DIRECTORY, FILE
 from jfs.format.slices import Slice, unpack
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import ChunkKey, NodeKey
-from jfs.meta.operations import content, removal
+from jfs.meta.operations import content
 from jfs.meta.operations.access import Caller
 from jfs.meta.operations.content import Written
-from jfs.meta.operations.removal import Dropped
 from jfs.meta.store.base import Tx
 from jfs.meta.volume.entries import Entries
 
@@ -79,19 +78,6 @@ class Contents(Entries):
             await self._end_youth(ino)
         if ino in self._sustained:
             await self._release_sustained(ino)
-
-    async def _release_sustained(self, ino: int) -> None:
-        self._sustained.discard(ino)
-        now, rules = self._clock(), self._rules()
-
-        async def operation(tx: Tx) -> Dropped | None:
-            return await removal.release_sustained(tx, self.sid, ino, now, rules)
-
-        dropped = await self.store.run(operation, near=(ino,))
-        if rules.quotas is not None:
-            rules.quotas.settle()
-        if dropped is not None:
-            self._dropped(dropped)
 
     async def new_slice_id(self) -> int:
         """An id for a slice about to be uploaded."""

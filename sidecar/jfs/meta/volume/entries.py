@@ -22,14 +22,14 @@ from jfs.meta.operations.renaming import Moved, Side
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import replay
-from jfs.meta.volume.attributes import Attributes
+from jfs.meta.volume.dropping import Dropping
 from jfs.meta.volume.jobs import hour_name
 from jfs.meta.volume.summary import summary
 
 _REMOVED_DIRECTORIES: Final = 1000  # the last ones are remembered
 
 
-class Entries(Attributes):
+class Entries(Dropping):
     """See the module."""
 
     # -- making ---------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Entries(Attributes):
                 caller.request.intend(made.ino)
             return made
 
-        made = await self.store.run(operation, near=(parent,))
+        made = await self.store.run(operation, directory=parent)
         if rules.quotas is not None:
             rules.quotas.settle()
         self._learn_acl(made.acl)
@@ -164,12 +164,12 @@ class Entries(Attributes):
                 caller.request.intend(removed.dropped.ino)
             return removed
 
-        removed = await self.store.run(operation, near=(parent, hint) if hint else (parent,))
+        removed = await self.store.run(operation, near=(hint,) if hint else (), directory=parent)
         if rules.quotas is not None:
             rules.quotas.settle()
         self._cache.set_attr(parent, removed.parent)
         self._cache.drop_entry(parent, name)
-        return self._dropped(removed.dropped)
+        return await self._dropped(removed.dropped)
 
     async def rmdir(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool = False) -> None:
         """Remove an empty directory. FsError: ENOENT, ENOTDIR, ENOTEMPTY, EINVAL (`.`), EACCES, EPERM, EROFS…"""
@@ -202,7 +202,7 @@ class Entries(Attributes):
             rules.quotas.settle()
         self._cache.set_attr(parent, removed.parent)
         self._cache.drop_entry(parent, name)
-        self._dropped(removed.dropped)
+        await self._dropped(removed.dropped)
         if removed.node is not None and removed.dropped.attr is None:
             gone = self._removed_directories
             gone[removed.dropped.ino] = common.with_ctime(removed.node._replace(nlink=0), now)
@@ -238,23 +238,7 @@ class Entries(Attributes):
             for name, _ in batch:
                 self._cache.drop_entry(parent, name)
             for one in dropped:
-                self._dropped(one)
-
-    def _dropped(self, dropped: Dropped) -> int:
-        """What an inode's loss of an entry means for this mount; the inode when it has no name left."""
-        self._usage.add(dropped.space, dropped.inodes)
-        if dropped.kind == DIRECTORY:
-            self._stats_known.discard(dropped.ino)
-        if dropped.attr is None:
-            self._cache.drop_attr(dropped.ino)
-        else:
-            self._relinked(dropped.ino, dropped.attr)
-        if dropped.sustained:
-            self._sustained.add(dropped.ino)
-            return dropped.ino
-        if dropped.deleted is not None:
-            self._deletion.submit(dropped.ino, dropped.deleted)
-        return dropped.ino if dropped.attr is None else 0
+                await self._dropped(one)
 
     async def _removal_rules(self, parent: int, now: int, skip_trash: bool = False) -> Rules:
         """The rules for a removal from *parent*: with the hour directory of *now* when the volume keeps removed entries."""
@@ -340,7 +324,7 @@ class Entries(Attributes):
         else:
             self._cache.drop_entry(parent, name)
         if moved.replaced is not None:
-            self._dropped(moved.replaced)
+            await self._dropped(moved.replaced)
 
     async def _moving_trees(self, source: Side, target: Side, flags: int) -> dict[int, QuotaChange]:
         """What lies below the directories that a rename moves from under one quota to under another, or out of the trash."""

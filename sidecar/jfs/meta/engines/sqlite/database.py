@@ -1,6 +1,6 @@
 """The SQLite file: opening it, completing its tables, the one transaction at a time, waiting while others hold its lock.
 
-Flow: `SqliteStore` calls `transaction()` for writes and `read()` for everything else. Invariants: `_turn` is held from BEGIN
+Flow: `SqliteStore` calls `transaction()` for writes and `read()` for everything else. Invariants: the turn is held from BEGIN
 to COMMIT, so the connection has one transaction at most; a file that is missing or holds no volume is made or changed by
 the first write only, and until then an empty database in memory answers the reads. SQLite's own waiting is off: a busy
 database is waited for by asyncio.sleep.
@@ -10,11 +10,12 @@ import asyncio
 import os
 import random
 import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from jfs.errors import StoreUnavailable
+from jfs.errors import JfsError, StoreUnavailable
 from jfs.meta.engines.sqlite import schema
 from jfs.meta.engines.sqlite.failures import converted, is_busy
 from jfs.meta.engines.sqlite.records import Records
@@ -28,8 +29,10 @@ class SqliteDatabase:
 
     def __init__(self, address: SqliteAddress) -> None:
         self._address = address
-        self._turn = asyncio.Lock()
+        self._taken = False  # the turn
+        self._arrivals: deque[asyncio.Future[None]] = deque()
         self._owner: asyncio.Task[object] | None = None
+        self._stalled: asyncio.Future[None] | None = None  # while a COMMIT waits, with writes that nobody must see yet
         self._connection: sqlite3.Connection | None = None
         self._made = False  # whether `_connection` is the file
         self.records: Records
@@ -62,7 +65,7 @@ class SqliteDatabase:
         try:
             connection = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=256)
         except sqlite3.Error as error:
-            raise converted(error, self._address.path) from error
+            raise self.converted(error) from error
         connection.text_factory = bytes  # TEXT columns hold arbitrary bytes, and slices that SQLite calls TEXT
         return connection
 
@@ -117,38 +120,81 @@ class SqliteDatabase:
                 now = asyncio.get_running_loop().time()
                 deadline = deadline or now + self._address.patience
                 if not is_busy(error) or now > deadline:
-                    raise converted(error, self._address.path) from error
+                    raise self.converted(error) from error
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 1.5, 0.02)
 
     async def read(self, step: Callable[[], T]) -> T:
         """Run a reading *step* on `records` or `connection`. Does not suspend unless another process locks the file."""
         if not self._made:
-            async with self._turn:
+            await self._take_turn()
+            try:
                 if not self._made and await self._holds_volume():
                     await self._open_file()
+            finally:
+                self._give_turn()
+        while self._stalled is not None:
+            await asyncio.shield(self._stalled)
         return await self._patiently(step)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the body raises or returns to nobody."""
         await self.begin()
+        self.enter()
         try:
             yield
         except BaseException as error:
+            self.leave()
             self.rollback()
             if isinstance(error, sqlite3.Error):
-                raise converted(error, self._address.path) from error
+                raise self.converted(error) from error
             raise
+        self.leave()
         await self.commit()
+
+    async def _take_turn(self) -> None:
+        while self._taken:
+            await self._wait_for_turn()
+        self._taken = True
+
+    async def _wait_for_turn(self) -> None:
+        """Returns when the turn may be free."""
+        arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.append(arrival)
+        try:
+            await arrival
+        except BaseException:
+            if not arrival.cancelled():  # it is another's
+                self._call_next()
+            raise
+
+    def _give_turn(self) -> None:
+        self._taken = False
+        self._call_next()
+
+    def _call_next(self) -> bool:
+        """Wake who has waited longest; False when nobody does."""
+        while self._arrivals:
+            arrival = self._arrivals.popleft()
+            if not arrival.done():
+                arrival.set_result(None)
+                return True
+        return False
+
+    def enter(self) -> None:
+        """The current task works in the transaction, which must not wait for another one meanwhile."""
+        self._owner = asyncio.current_task()
+
+    def leave(self) -> None:
+        """It does not any more."""
+        self._owner = None
 
     async def begin(self) -> None:
         """Take the turn and the file's write lock."""
-        task = asyncio.current_task()
-        if self._owner is task:
+        if self._owner is not None and self._owner is asyncio.current_task():
             raise RuntimeError("a transaction was started inside a transaction")
-        await self._turn.acquire()
-        self._owner = task
+        await self._take_turn()
         try:
             if not self._made:
                 await self._open_file()
@@ -156,25 +202,41 @@ class SqliteDatabase:
                 self.connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
                 if not is_busy(error):
-                    raise converted(error, self._address.path) from error
+                    raise self.converted(error) from error
                 await self._patiently(lambda: self.connection.execute("BEGIN IMMEDIATE"))
         except BaseException:
-            self._leave()
+            self._give_turn()
             raise
 
-    async def commit(self) -> None:
-        """COMMIT and give the turn on. Outside WAL mode readers of other processes may have to be waited for."""
+    def commit_at_once(self) -> bool:
+        """COMMIT and give the turn on. False when readers of other processes have to be waited for, outside WAL mode: `commit` does."""
         try:
-            try:
-                self.connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                if not is_busy(error):
-                    raise converted(error, self._address.path) from error
-                await self._patiently(lambda: self.connection.execute("COMMIT"))
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if is_busy(error):
+                return False
+            self.rollback()
+            raise self.converted(error) from error
         except BaseException:
             self.rollback()
             raise
-        self._leave()
+        self._give_turn()
+        return True
+
+    async def commit(self) -> None:
+        """COMMIT and give the turn on, after readers of other processes that are in the way."""
+        if self.commit_at_once():
+            return
+        stalled = self._stalled = asyncio.get_running_loop().create_future()
+        try:
+            await self._patiently(lambda: self.connection.execute("COMMIT"))
+        except BaseException:
+            self.rollback()
+            raise
+        finally:
+            self._stalled = None
+            stalled.set_result(None)
+        self._give_turn()
 
     def rollback(self) -> None:
         """ROLLBACK and give the turn on."""
@@ -182,11 +244,11 @@ class SqliteDatabase:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         finally:
-            self._leave()
+            self._give_turn()
 
-    def _leave(self) -> None:
-        self._owner = None
-        self._turn.release()
+    def converted(self, error: sqlite3.Error) -> JfsError:
+        """See `failures.converted`."""
+        return converted(error, self._address.path)
 
     def close(self) -> None:
         """Close the file. Idempotent."""

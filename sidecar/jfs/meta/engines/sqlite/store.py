@@ -1,19 +1,17 @@
 """The store over an SQLite file.
 
 Everything runs in the event-loop thread: a hop to an executor costs more than a transaction (performance notes). A
-transaction suspends only when another task's or another process's is under way. Listings read page by page, each page in
-one statement, so no read transaction stays open between them.
+transaction suspends only when another process's is under way, or when it shares its commit with others (`group`). Listings
+read page by page, each page in one statement, so no read transaction stays open between them.
 """
 
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 from jfs.meta.engines.rows import RowPage, from_row
 from jfs.meta.engines.sqlite import schema
-from jfs.meta.engines.sqlite.database import SqliteDatabase
-from jfs.meta.engines.sqlite.failures import converted
+from jfs.meta.engines.sqlite.group import GroupedDatabase
 from jfs.meta.engines.sqlite.transaction import SqliteTx
 from jfs.meta.engines.sqlite.url import SqliteAddress
 from jfs.meta.model.attr import Attr, Entry
@@ -35,6 +33,7 @@ class SqliteStore(TransactionRunner):
     """A volume's records in an SQLite file."""
 
     name = "sqlite3"
+    locks_directories = False
     missing_slice = SqliteTx.MISSING_SLICE
     initial_counters: Mapping[str, int] = {
         "nextInode": 2,
@@ -47,8 +46,7 @@ class SqliteStore(TransactionRunner):
 
     def __init__(self, address: SqliteAddress) -> None:
         super().__init__()
-        self._database = SqliteDatabase(address)
-        self._path = address.path
+        self._database = GroupedDatabase(address)
         self._p = address.table_prefix
 
     async def open(self) -> None:
@@ -56,24 +54,7 @@ class SqliteStore(TransactionRunner):
         await self._database.open()
 
     async def _attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int) -> T:
-        database = self._database
-        await database.begin()
-        try:
-            tx = SqliteTx(database.records)
-            tx.keep_journal(self.change_log)
-            result = await operation(tx)
-            if changes := tx.changes_anything():
-                tx.flush()
-        except BaseException as error:
-            database.rollback()
-            if isinstance(error, sqlite3.Error):
-                raise converted(error, self._path) from error
-            raise
-        if changes:
-            await database.commit()
-        else:
-            database.rollback()
-        return result
+        return await self._database.run(operation, self.change_log, alone=number > 0)
 
     async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
         return await self._database.read(lambda: self._get(keys))
@@ -254,4 +235,4 @@ class SqliteStore(TransactionRunner):
             schema.sync(connection, self._p)
 
     async def close(self) -> None:
-        self._database.close()
+        await self._database.finish()

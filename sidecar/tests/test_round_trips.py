@@ -27,7 +27,7 @@ from meta_volumes import START, volume
 
 # On Redis with scripts, on Redis without, statements on SQLite; on PostgreSQL and MySQL, etcd, TiKV (timestamps included).
 TRIPS = {
-    "lookup": (1, 2, 2, 1, 2, 2),
+    "lookup": (1, 2, 1, 1, 2, 2),
     "lookup of a missing name": (1, 1, 1, 1, 1, 1),
     "getattr": (1, 1, 1, 1, 1, 1),
     "create": (1, 2, 8, 1, 1, 5),

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from jfs.meta.model.attr import Attr, Entry
 
+_SECOND: Final = 1_000_000_000
+_new: Final = tuple.__new__
 COLUMNS: Final = (
     "type",
     "flags",
@@ -33,41 +35,66 @@ COLUMNS: Final = (
 
 def to_row(attr: Attr) -> tuple[int, ...]:
     """Values in the order of COLUMNS."""
-    atime, atimensec = _split(attr.atime, attr.atimensec)
-    mtime, mtimensec = _split(attr.mtime, attr.mtimensec)
-    ctime, ctimensec = _split(attr.ctime, attr.ctimensec)
-    kind_mode = attr.kind_mode
-    return (
-        kind_mode >> 12,
-        attr.flags,
-        kind_mode & 0o7777,
-        attr.uid,
-        attr.gid,
-        atime,
-        mtime,
-        ctime,
-        atimensec,
-        mtimensec,
-        ctimensec,
-        *attr[10:],
-    )
+    flags, kind_mode, uid, gid, asec, anano, msec, mnano, csec, cnano, *others = attr
+    atime, anano = _split(asec, anano)
+    mtime, mnano = _split(msec, mnano)
+    ctime, cnano = _split(csec, cnano)
+    return (kind_mode >> 12, flags, kind_mode & 0o7777, uid, gid, atime, mtime, ctime, anano, mnano, cnano, *others)
 
 
 def _split(seconds: int, nanoseconds: int) -> tuple[int, int]:
-    micro, nano = divmod(nanoseconds, 1000)
-    micro += seconds * 1_000_000
+    micro = seconds * 1_000_000 + nanoseconds // 1000
+    nano = nanoseconds % 1000
     if micro < 0 and nano:
         return micro + 1, nano - 1000
     return micro, nano
 
 
-def from_row(row: tuple[Any, ...]) -> Attr:
+def from_row(row: Sequence[Any]) -> Attr:
     """Attributes of a row with the columns COLUMNS, NULLs already 0."""
-    kind, flags, mode, uid, gid, atime, mtime, ctime, atimensec, mtimensec, ctimensec, *rest = row
-    asec, anano = divmod(atime * 1000 + atimensec, 1_000_000_000)
-    msec, mnano = divmod(mtime * 1000 + mtimensec, 1_000_000_000)
-    csec, cnano = divmod(ctime * 1000 + ctimensec, 1_000_000_000)
-    return Attr(flags, kind << 12 | mode, uid, gid, asec, anano, msec, mnano, csec, cnano, *rest)
+    (
+        kind,
+        flags,
+        mode,
+        uid,
+        gid,
+        atime,
+        mtime,
+        ctime,
+        anano,
+        mnano,
+        cnano,
+        nlink,
+        length,
+        rdev,
+        parent,
+        acl,
+        default,
+        tier,
+    ) = row
+    asec, anano = divmod(atime * 1000 + anano, _SECOND)
+    msec, mnano = divmod(mtime * 1000 + mnano, _SECOND)
+    csec, cnano = divmod(ctime * 1000 + cnano, _SECOND)
+    values = (
+        flags,
+        kind << 12 | mode,
+        uid,
+        gid,
+        asec,
+        anano,
+        msec,
+        mnano,
+        csec,
+        cnano,
+        nlink,
+        length,
+        rdev,
+        parent,
+        acl,
+        default,
+        tier,
+    )
+    return _new(Attr, values)  # half the time of Attr(…)
 
 
 class RowPage:

@@ -43,7 +43,7 @@ async def commit_slice(tx: Tx, rules: Rules, ino: int, indx: int, record: Slice,
     if node.kind != FILE:
         raise FsError(errno.EPERM)
     length = max(node.length, indx * CHUNK + record.pos + record.len)
-    attr = common.with_mtime(node._replace(length=length) if length != node.length else node, mtime, now)
+    attr = common.with_length(node, length, mtime, now)
     grown = align4k(length) - align4k(node.length)
     common.check_space(rules, grown, 0)
     tx.put(NodeKey(ino), attr)
@@ -88,7 +88,7 @@ async def truncate(
     common.check_space(rules, grown, 0)
     for indx, record, existing_only in zero_records(node.length, length, chunks):
         tx.append(ChunkKey(ino, indx), record, existing_only=existing_only)
-    attr = common.with_mtime(node._replace(length=length), now, now)
+    attr = common.with_length(node, length, now, now)
     tx.put(NodeKey(ino), attr)
     await count_growth(tx, rules, ino, node, length)
     journal.truncated(tx, now, ino, node.length, length, opened=opened)

@@ -70,7 +70,7 @@ async def make(
     if directory.default_acl and new.kind != SYMLINK:
         default = await rule_of(tx, rules.acls, directory.default_acl)
     mode, rule = mode_for(new.mode & 0o7777, caller.umask, default)
-    attr = _inherited(caller, directory, new._replace(mode=mode), now, parent)
+    attr = _inherited(caller, directory, new, mode, now, parent)
     if rules.quotas is not None:
         await rules.quotas.check_owner(tx, attr.uid, attr.gid, space, 1)
     acl: Numbered | None = None
@@ -102,9 +102,8 @@ async def make(
     return Made(new.ino, attr, touched, True, acl)
 
 
-def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int) -> Attr:
-    """Attributes of a new inode with the mode that umask or default ACL left: group and sgid, skip-trash and tier of its directory."""
-    mode = new.mode
+def _inherited(caller: Caller, directory: Attr, new: New, mode: int, now: int, parent: int) -> Attr:
+    """Attributes of a new inode with the *mode* that umask or default ACL left: group and sgid, skip-trash and tier of its directory."""
     gid = caller.gid
     if new.kind == SYMLINK:
         mode = 0o777
@@ -114,7 +113,7 @@ def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int)
             mode |= 0o2000
         elif mode & 0o2010 == 0o2010 and caller.uid and gid not in caller.groups():
             mode &= ~0o2000
-    attr = common.new_attr(
+    return common.new_attr(
         new.kind,
         mode,
         caller.uid,
@@ -123,8 +122,9 @@ def _inherited(caller: Caller, directory: Attr, new: New, now: int, parent: int)
         parent,
         length=len(new.target) if new.kind == SYMLINK else 0,
         rdev=new.rdev,
+        flags=directory.flags & SKIP_TRASH,
+        tier=directory.tier,
     )
-    return attr._replace(flags=directory.flags & SKIP_TRASH, tier=directory.tier)
 
 
 async def make_hour_directory(tx: Tx, rules: Rules, name: bytes, ino: int, now: int) -> int:

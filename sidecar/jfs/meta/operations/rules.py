@@ -52,6 +52,11 @@ def with_mtime(attr: Attr, mtime: int, now: int) -> Attr:
     return Attr._make(attr[:6] + divmod(mtime, SECOND) + divmod(now, SECOND) + attr[10:])
 
 
+def with_length(attr: Attr, length: int, mtime: int, now: int) -> Attr:
+    """*attr* with *length* in bytes, *mtime* and ctime *now* (ns)."""
+    return Attr._make(attr[:6] + divmod(mtime, SECOND) + divmod(now, SECOND) + (attr.nlink, length) + attr[12:])
+
+
 def check_name(name: bytes) -> None:
     """ENAMETOOLONG or EINVAL for what can never be an entry's name (format §5.2)."""
     if len(name) > MAX_NAME:
@@ -160,13 +165,23 @@ def placeholder(kind: int, parent: int) -> Attr:
 
 
 def new_attr(
-    kind: int, mode: int, uid: int, gid: int, now: int, parent: int, *, length: int = 0, rdev: int = 0
+    kind: int,
+    mode: int,
+    uid: int,
+    gid: int,
+    now: int,
+    parent: int,
+    *,
+    length: int = 0,
+    rdev: int = 0,
+    flags: int = 0,
+    tier: int = 0,
 ) -> Attr:
     """Attributes of a new inode at time *now* (ns)."""
     seconds, nanoseconds = divmod(now, SECOND)
     directory = kind == DIRECTORY
     return Attr(
-        flags=0,
+        flags=flags,
         kind_mode=kind << 12 | mode & 0o7777,
         uid=uid,
         gid=gid,
@@ -180,6 +195,7 @@ def new_attr(
         length=4096 if directory else length,
         rdev=rdev,
         parent=parent,
+        tier=tier,
     )
 
 

@@ -99,7 +99,7 @@ class Contents(Entries):
                 taken = held.want
                 attr = held.onto(written.before, written.attr)
                 tx.put(NodeKey(ino), attr)
-                written = written._replace(attr=attr)
+                written = Written(written.before, attr, written.space)
             return written
 
         written = await self.store.run(operation, near=(ino,))

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from jfs.errors import JfsError, StoreUnavailable
 from jfs.meta.engines.sqlite import schema
+from jfs.meta.engines.sqlite.checkpoint import LONGEST, Checkpoints
 from jfs.meta.engines.sqlite.failures import converted, is_busy
 from jfs.meta.engines.sqlite.records import Records
 from jfs.meta.engines.sqlite.url import SqliteAddress
@@ -35,6 +36,7 @@ class SqliteDatabase:
         self._stalled: asyncio.Future[None] | None = None  # while a COMMIT waits, with writes that nobody must see yet
         self._connection: sqlite3.Connection | None = None
         self._made = False  # whether `_connection` is the file
+        self._checkpoints: Checkpoints | None = None
         self.records: Records
 
     @property
@@ -91,6 +93,8 @@ class SqliteDatabase:
             connection.close()
             raise
         self._made = True
+        if self._address.journal_mode == "WAL":
+            self._checkpoints = Checkpoints(self._address.path)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # Of a database that already is in this mode nothing is asked.
@@ -98,8 +102,7 @@ class SqliteDatabase:
         # As the real client's driver has it in WAL mode: a power cut may take the last commits back but breaks nothing.
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA cache_size=-8192")
-        # Fewer, larger checkpoints: a busy directory's pages are written to the file once instead of many times.
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute(f"PRAGMA wal_autocheckpoint={LONGEST}")
         if schema.missing_statements(schema.inspect(connection, self.table_prefix), self.table_prefix):
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -221,6 +224,8 @@ class SqliteDatabase:
             self.rollback()
             raise
         self._give_turn()
+        if self._checkpoints is not None:
+            self._checkpoints.committed()
         return True
 
     async def commit(self) -> None:
@@ -250,8 +255,10 @@ class SqliteDatabase:
         """See `failures.converted`."""
         return converted(error, self._address.path)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the file. Idempotent."""
+        if self._checkpoints is not None:
+            await self._checkpoints.finish()
         if self._connection is not None:
             self._connection.close()
             self._connection = None

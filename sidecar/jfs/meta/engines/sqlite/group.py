@@ -207,9 +207,9 @@ class GroupedDatabase(SqliteDatabase):
             self._resumed.clear()
             member.set_result(failure)
 
-    async def finish(self) -> None:
+    async def close(self) -> None:
         """Commit what is open, and close the file. Idempotent."""
         self.end()
         if self._ending is not None:
             await asyncio.wait([self._ending])
-        self.close()
+        await super().close()

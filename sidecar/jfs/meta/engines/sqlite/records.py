@@ -16,6 +16,7 @@ from jfs.meta.engines.rows import COLUMNS, from_row, to_row
 from jfs.meta.engines.sqlite.acls import AclRecords
 from jfs.meta.engines.sqlite.locks import LockRecords
 from jfs.meta.engines.sqlite.quotas import QuotaRecords
+from jfs.meta.engines.sqlite.xattrs import XattrRecords
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import (
     ChunkKey,
@@ -34,7 +35,6 @@ from jfs.meta.model.keys import (
     SliceRefKey,
     SustainedKey,
     SymlinkKey,
-    XattrKey,
 )
 
 _ACL_NUMBERS: Final = "aclMaxId"  # no row: the rules themselves say it
@@ -57,6 +57,10 @@ class Records:
         p = prefix
         self._sql_node = f"SELECT {self.node_columns} FROM {p}node n WHERE inode=?"
         self._sql_edge = f"SELECT type,inode FROM {p}edge WHERE parent=? AND {name}"
+        self._sql_lookup = (
+            f"SELECT e.type,e.inode,n.inode,{self.node_columns} FROM {p}edge e LEFT JOIN {p}node n ON n.inode=e.inode "
+            f"WHERE e.parent=? AND e.{name}"
+        )
         self._sql_delete_edge = f"DELETE FROM {p}edge WHERE parent=? AND {name}"
         self._sql_update_node = f"UPDATE {p}node SET {','.join(f'{c}=?' for c in COLUMNS)} WHERE inode=?"
         values = ",".join("?" * (len(COLUMNS) + 1))
@@ -82,15 +86,17 @@ class Records:
         self._acls = AclRecords(connection, prefix)
         quotas = QuotaRecords(connection, prefix)
         self.add_quota = quotas.add
+        xattrs = XattrRecords(connection, prefix)
+        self.xattr_names, self.clear_xattrs = xattrs.names, xattrs.clear
         self.readers: dict[str, Callable[[Any], Any]] = {
             **locks.readers,
             **self._acls.readers,
             **quotas.readers,
+            **xattrs.readers,
             "setting": self.read_setting,
             "node": self.read_node,
             "edge": self.read_edge,
             "symlink": self.read_symlink,
-            "xattr": self.read_xattr,
             "chunk": self.read_chunk,
             "counter": self.read_counter,
             "parent": self.read_parent,
@@ -106,11 +112,11 @@ class Records:
             **locks.writers,
             **self._acls.writers,
             **quotas.writers,
+            **xattrs.writers,
             "setting": self.write_setting,
             "node": self.write_node,
             "edge": self.write_edge,
             "symlink": self.write_symlink,
-            "xattr": self.write_xattr,
             "chunk": self.write_chunk,
             "counter": self.write_counter,
             "parent": self.write_parent,
@@ -144,14 +150,13 @@ class Records:
         row = self._execute(self._sql_edge, (key.parent, *self._name(key.name))).fetchone()
         return None if row is None else Entry._make(row)
 
+    def lookup(self, key: EdgeKey) -> tuple[Entry, Attr | None] | None:
+        """An entry and its inode, None where there is none."""
+        row = self._execute(self._sql_lookup, (key.parent, *self._name(key.name))).fetchone()
+        return None if row is None else (Entry(row[0], row[1]), None if row[2] is None else from_row(row[3:]))
+
     def read_symlink(self, key: SymlinkKey) -> bytes | None:
         return cast("bytes | None", self._value(f"SELECT target FROM {self._p}symlink WHERE inode=?", (key.ino,)))
-
-    def read_xattr(self, key: XattrKey) -> bytes | None:
-        value: bytes | None = self._value(
-            f"SELECT value FROM {self._p}xattr WHERE inode=? AND name=CAST(? AS TEXT)", (key.ino, key.name)
-        )
-        return value
 
     def read_chunk(self, key: ChunkKey) -> bytes | None:
         slices: bytes | None = self._value(
@@ -209,9 +214,6 @@ class Records:
         sql = f"SELECT count(*) FROM (SELECT 1 FROM {self._p}edge WHERE parent=? LIMIT ?)"
         return cast("int", self._value(sql, (ino, limit)))
 
-    def xattr_names(self, ino: int) -> list[bytes]:
-        return [name for (name,) in self._execute(f"SELECT name FROM {self._p}xattr WHERE inode=?", (ino,)).fetchall()]
-
     def parent_counts(self, ino: int) -> dict[int, int]:
         sql = f"SELECT parent,count(*) FROM {self._p}edge WHERE inode=? GROUP BY parent"
         return dict(self._execute(sql, (ino,)).fetchall())
@@ -255,16 +257,6 @@ class Records:
                 f"INSERT INTO {self._p}symlink(inode,target) VALUES(?,?) "
                 "ON CONFLICT(inode) DO UPDATE SET target=excluded.target",
                 (key.ino, record),
-            )
-
-    def write_xattr(self, key: XattrKey, record: bytes | None, known: Any) -> None:
-        if record is None:
-            self._execute(f"DELETE FROM {self._p}xattr WHERE inode=? AND name=CAST(? AS TEXT)", (key.ino, key.name))
-        else:
-            self._execute(
-                f"INSERT INTO {self._p}xattr(inode,name,value) VALUES(?,CAST(? AS TEXT),?) "
-                "ON CONFLICT(inode,name) DO UPDATE SET value=excluded.value",
-                (key.ino, key.name, record),
             )
 
     def write_chunk(self, key: ChunkKey, record: bytes | None, known: Any) -> None:
@@ -395,6 +387,3 @@ class Records:
         """Add to the change log."""
         for line in lines:
             self._execute(f"INSERT INTO {self._p}change_log(entry) VALUES(?)", (line.decode(),))
-
-    def clear_xattrs(self, ino: int) -> None:
-        self._execute(f"DELETE FROM {self._p}xattr WHERE inode=?", (ino,))

@@ -15,7 +15,7 @@ from jfs.meta.engines.sqlite.group import GroupedDatabase
 from jfs.meta.engines.sqlite.transaction import SqliteTx
 from jfs.meta.engines.sqlite.url import SqliteAddress
 from jfs.meta.model.attr import Attr, Entry
-from jfs.meta.model.keys import EdgeKey, Key, NodeKey, Session
+from jfs.meta.model.keys import EdgeKey, Key, Session
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import incremented
 from jfs.meta.store.retry import TransactionRunner
@@ -64,12 +64,7 @@ class SqliteStore(TransactionRunner):
         return tuple([readers[key.kind](key) for key in keys])
 
     async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
-        return await self._database.read(lambda: self._lookup(EdgeKey(parent, name)))
-
-    def _lookup(self, key: EdgeKey) -> tuple[Entry, Attr | None] | None:
-        records = self._database.records
-        entry = records.read_edge(key)
-        return None if entry is None else (entry, records.read_node(NodeKey(entry.ino)))
+        return await self._database.read(lambda: self._database.records.lookup(EdgeKey(parent, name)))
 
     async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[RowPage]:
         after: bytes | None = b""  # no name is empty
@@ -235,4 +230,4 @@ class SqliteStore(TransactionRunner):
             schema.sync(connection, self._p)
 
     async def close(self) -> None:
-        await self._database.finish()
+        await self._database.close()

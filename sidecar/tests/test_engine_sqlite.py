@@ -209,6 +209,62 @@ class TestLocks:
         await store.close()
 
 
+class TestMoves:
+    """Entries that go elsewhere keep their row."""
+
+    async def test_the_row_stays(self, tmp_path: Path) -> None:
+        store = await connect(f"sqlite3://{tmp_path}/meta.db")
+
+        async def prepare(tx: Tx) -> None:
+            tx.put(SettingKey(), b"{}")
+            for name, ino in ((b"a", 7), (b"b", 8), (b"c", 9), (b"there", 10)):
+                tx.put(EdgeKey(1, name), Entry(1, ino))
+
+        async def move(tx: Tx) -> None:
+            """Two go to other places, one of which is not known to be taken; one only changes its name in the directory."""
+            await tx.get(*(EdgeKey(1, name) for name in (b"a", b"b", b"c")))
+            for name, parent, newname, ino in ((b"a", 2, b"new", 7), (b"b", 1, b"there", 8), (b"c", 1, b"d", 9)):
+                tx.delete(EdgeKey(1, name))
+                tx.put(EdgeKey(parent, newname), Entry(1, ino))
+
+        await store.run(prepare)
+        rows = query(tmp_path / "meta.db", "SELECT inode,id FROM jfs_edge WHERE inode<10 ORDER BY inode")
+        await store.run(move)
+        assert query(tmp_path / "meta.db", "SELECT parent,name,inode,type FROM jfs_edge ORDER BY inode") == [
+            (2, b"new", 7, 1),
+            (1, b"there", 8, 1),
+            (1, b"d", 9, 1),
+        ]
+        assert query(tmp_path / "meta.db", "SELECT inode,id FROM jfs_edge ORDER BY inode") == rows
+        await store.close()
+
+    async def test_what_takes_the_old_place_is_another(self, tmp_path: Path) -> None:
+        """`a` goes to `b` and something new to `a`; two names of one inode go at once."""
+        store = await connect(f"sqlite3://{tmp_path}/meta.db")
+
+        async def prepare(tx: Tx) -> None:
+            tx.put(SettingKey(), b"{}")
+            for name, ino in ((b"a", 7), (b"x", 8), (b"y", 8)):
+                tx.put(EdgeKey(1, name), Entry(1, ino))
+
+        async def change(tx: Tx) -> None:
+            await tx.get(*(EdgeKey(1, name) for name in (b"a", b"b", b"x", b"y")))
+            tx.put(EdgeKey(1, b"b"), Entry(1, 7))
+            tx.put(EdgeKey(1, b"a"), Entry(1, 9))
+            tx.delete(EdgeKey(1, b"x"))
+            tx.delete(EdgeKey(1, b"y"))
+            tx.put(EdgeKey(1, b"z"), Entry(1, 8))
+
+        await store.run(prepare)
+        await store.run(change)
+        assert query(tmp_path / "meta.db", "SELECT name,inode FROM jfs_edge ORDER BY name") == [
+            (b"a", 9),
+            (b"b", 7),
+            (b"z", 8),
+        ]
+        await store.close()
+
+
 class TestRows:
     """Times in the node table."""
 

@@ -62,6 +62,7 @@ class Records:
             f"WHERE e.parent=? AND e.{name}"
         )
         self._sql_delete_edge = f"DELETE FROM {p}edge WHERE parent=? AND {name}"
+        self._sql_move_edge = f"UPDATE OR REPLACE {p}edge SET parent=?,name=? WHERE parent=? AND name=?"
         self._sql_update_node = f"UPDATE {p}node SET {','.join(f'{c}=?' for c in COLUMNS)} WHERE inode=?"
         values = ",".join("?" * (len(COLUMNS) + 1))
         updates = ",".join(f"{c}=excluded.{c}" for c in COLUMNS)
@@ -248,6 +249,10 @@ class Records:
             self._sql_insert_edge if known is None else self._sql_put_edge,
             (key.parent, key.name, record.kind, record.ino),
         )
+
+    def move_edge(self, source: EdgeKey, target: EdgeKey) -> None:
+        """Give an entry, whose name is a BLOB, another parent and name; one that is there goes."""
+        self._execute(self._sql_move_edge, (target.parent, target.name, source.parent, source.name))
 
     def write_symlink(self, key: SymlinkKey, record: bytes | None, known: Any) -> None:
         if record is None:

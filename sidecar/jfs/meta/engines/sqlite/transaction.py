@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from jfs.meta.engines.sqlite.records import UNKNOWN, Records
+from jfs.meta.model.attr import Entry
 from jfs.meta.model.keys import CounterKey, EdgeKey, Key, ParentKey, SliceRefKey
 from jfs.meta.store.tracking import TrackedTx
 
@@ -60,8 +61,12 @@ class SqliteTx(TrackedTx):
         for ino in self.cleared_xattrs:
             records.clear_xattrs(ino)
         reads, writers = self.reads, records.writers
+        moved = self._moved()
         for key, record in self.writes.items():
-            writers[key.kind](key, record, reads.get(key, UNKNOWN))
+            if key not in moved:
+                writers[key.kind](key, record, reads.get(key, UNKNOWN))
+            elif record is not None:
+                records.move_edge(moved[key], key)
         adds = self.adds
         if _USED_SPACE in adds and _TOTAL_INODES in adds:
             records.add_usage(adds.pop(_USED_SPACE), adds.pop(_TOTAL_INODES))
@@ -76,3 +81,19 @@ class SqliteTx(TrackedTx):
                 records.append(chunk, packed, existing_only)
         if self.journal and self.log is not None:
             records.log(self.log.lines(self.journal, records.count_slices))
+
+    def _moved(self) -> dict[EdgeKey, EdgeKey]:
+        """Entries that go elsewhere (into the trash, by a rename): both places, each with the old one. Their row is changed where it
+        is, which touches half as many pages as a removal and an insertion do."""
+        reads = self.reads
+        gone: dict[Entry, EdgeKey] = {}
+        for key, record in self.writes.items():
+            if record is None and key.kind == "edge" and (known := reads.get(key)) is not None:
+                gone[known] = key
+        moved: dict[EdgeKey, EdgeKey] = {}
+        if gone and not self._records.old_names:
+            for key, record in self.writes.items():
+                if key.kind == "edge" and record in gone and reads.get(key) is None:
+                    source = gone.pop(record)
+                    moved[source] = moved[key] = source
+        return moved

@@ -84,7 +84,7 @@ class SqliteTx(TrackedTx):
 
     def _moved(self) -> dict[EdgeKey, EdgeKey]:
         """Entries that go elsewhere (into the trash, by a rename): both places, each with the old one. Their row is changed where it
-        is, which touches half as many pages as a removal and an insertion do."""
+        is, which adds fewer pages to the log than a removal and an insertion do."""
         reads = self.reads
         gone: dict[Entry, EdgeKey] = {}
         for key, record in self.writes.items():

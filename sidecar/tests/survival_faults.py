@@ -24,13 +24,14 @@ def die_at(operation: str, step: str) -> None:
 
 def patch() -> None:
     from jfs.fuse.kernel.host import KernelHost
+    from jfs.fuse.kernel.repeats import Repeats
     from jfs.survival.journal import Request
 
-    once, answer, intend, finish = KernelHost._once, KernelHost._answer, Request.intend, Request.end
+    judged, answer, intend, finish = Repeats.judged, KernelHost._answer, Request.intend, Request.end
     under_way = {"name": ""}
 
-    def patched_once(self: Any, journal: Any, prepared: Any, unique: int, caller: Any) -> Any:
-        caller = once(self, journal, prepared, unique, caller)
+    def patched_judged(self: Any, prepared: Any, unique: int, caller: Any) -> Any:
+        caller = judged(self, prepared, unique, caller)
         if caller.request is not None:
             under_way["name"] = prepared.operation.name
             die_at(under_way["name"], "begun")
@@ -50,7 +51,7 @@ def patch() -> None:
         die_at(under_way["name"], "replied")
         finish(self)
 
-    KernelHost._once = patched_once  # type: ignore[method-assign]
+    Repeats.judged = patched_judged  # type: ignore[method-assign]
     KernelHost._answer = patched_answer  # type: ignore[assignment,method-assign]
     Request.intend = patched_intend  # type: ignore[method-assign]
     Request.end = patched_end  # type: ignore[method-assign]

@@ -41,7 +41,7 @@ def test_sizes() -> None:
 
 
 def test_table_is_framed_as_the_real_clients() -> None:
-    assert table(("Path/ID", "Size"), [("uid:1000", "unchanged")]).splitlines() == [
+    assert table(("Path/ID", "Size"), [("uid:1000", "unchanged")], "<>").splitlines() == [
         "+----------+-----------+",
         "|  Path/ID |    Size   |",
         "+----------+-----------+",

@@ -1,5 +1,6 @@
 """Dumps of volumes the real client wrote are those it makes itself; what was dumped loads into any engine as the same volume."""
 
+import asyncio
 import gzip
 import io
 import json
@@ -18,7 +19,8 @@ from jfs.errors import VolumeError
 from jfs.meta.connect import connect
 from jfs.meta.engines.memory.store import MemoryStore
 from jfs.meta.model.keys import EdgeKey, NodeKey
-from jfs.meta.store.base import Store
+from jfs.meta.model.quota import DIRECTORY, GROUP, USER, Quota, QuotaKey
+from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume import load_setting
 
 SQLITE = ["sqlite-plain", "sqlite-zstd", "sqlite-acl-quota", "sqlite-aes"]
@@ -106,6 +108,67 @@ async def test_the_real_clients_dumps_load(name: str) -> None:
         assert not await check(loaded)
         ours, theirs = json.loads(await dumped(loaded)), json.loads((about / "dump.json").read_text())
         assert comparable(ours)["FSTree"] == comparable(theirs)["FSTree"]
+        for kind in ("Quotas", "UserQuotas", "GroupQuotas"):
+            assert ours.get(kind) == theirs.get(kind), kind
+
+
+async def test_quotas_of_owners_are_where_the_real_client_has_them() -> None:
+    """In lists of their own; those of a dump that has them all in one are found as well."""
+    store, loaded, again = MemoryStore(), MemoryStore(), MemoryStore()
+    limits = {QuotaKey(USER, 7): Quota(1 << 30, -1, 0, 0), QuotaKey(GROUP, 8): Quota(-1, 9, 0, 0)}
+    with (engines.golden() / "redis-quota" / "about" / "dump.bin").open("rb") as opened:
+        await binary.load(store, opened)
+
+    async def limit(tx: Tx) -> None:
+        for key, quota in limits.items():
+            tx.put(key, quota)
+
+    await store.run(limit)
+    file = io.BytesIO()
+    await binary.write(store, await load_setting(store), file, keep_secrets=True, written=lambda count: None)
+    (quotas,) = [message for name, message in binary.segments(file) if name == "quota"]
+    assert 7 in [one.key for one in quotas.user_quotas]
+    assert 8 in [one.key for one in quotas.group_quotas]
+    assert {one.type for one in quotas.quotas} <= {DIRECTORY}
+    await binary.load(loaded, file, together=4)
+    assert await loaded.get(*limits) == tuple(limits.values())
+    in_one = type(quotas)(quotas=[*quotas.quotas, *quotas.user_quotas, *quotas.group_quotas])
+    other = io.BytesIO()
+    writer = binary.Writer(other)
+    for name, message in binary.segments(file):
+        writer.segment(name, in_one if name == "quota" else message, 1)
+    writer.finish()
+    await binary.load(again, other)
+    assert await again.get(*limits) == tuple(limits.values())
+
+
+class Failing(MemoryStore):
+    """Its third transaction fails, while others are under way."""
+
+    begun = 0
+    ended = 0
+
+    async def run(self, operation: Any, **options: Any) -> Any:
+        self.begun += 1
+        number = self.begun
+        await asyncio.sleep(0)
+        try:
+            if number == 3:
+                raise VolumeError("the database had enough")
+            return await super().run(operation, **options)
+        finally:
+            self.ended += 1
+
+
+async def test_a_load_that_fails_leaves_no_transaction_behind() -> None:
+    store = Failing()
+    with (
+        (engines.golden() / "redis-plain" / "about" / "dump.bin").open("rb") as opened,
+        pytest.raises(VolumeError, match="had enough"),
+    ):
+        await binary.load(store, opened, together=3)
+    assert store.begun == store.ended > 2
+    assert await store.is_blank()
 
 
 @pytest.mark.parametrize("cut", [1, 100, 2000, -3])
@@ -169,6 +232,14 @@ def test_the_commands(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes])
     capfdbinary.readouterr()
     assert main(["load", str(tmp_path / "a.bin"), "--binary", "--stat"]) == 0
     assert b"Backup Version: 1" in capfdbinary.readouterr().out
+    assert main(["load", str(tmp_path / "a.bin"), "--binary", "--stat", "--offset", "0"]) == 0
+    assert b"Segment: format" in capfdbinary.readouterr().out
+    assert main(["load", str(tmp_path / "a.bin"), "--binary", "--stat", "--offset", "1"]) == 1
+    assert b"no segment" in capfdbinary.readouterr().err
+    assert main(["load", f"sqlite3://{tmp_path}/b.db", str(tmp_path / "a.bin"), "--binary", "--offset", "0"]) == 1
+    assert b"belongs to --stat" in capfdbinary.readouterr().err
+    assert main(["dump", url, str(tmp_path / "b.json"), "--fast", "--threads", "2"]) == 0
+    assert b"--fast and --threads: " in capfdbinary.readouterr().err
     assert main(["dump", url]) == 0
     assert json.loads(capfdbinary.readouterr().out)["Setting"]["Name"] == "sqlite-plain"
     assert main(["load", url, str(tmp_path / "a.json")]) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -112,3 +113,28 @@ def golden_sqlite(tmp_path: Path) -> str:
         database.execute("DELETE FROM jfs_xattr WHERE length(value)=0")
         database.commit()
     return f"sqlite3://{tmp_path}/golden.db"
+
+
+def shown(program: str, *words: str) -> str:
+    done = subprocess.run([program, "load", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_what_a_binary_dump_holds_is_shown_as_by_the_real_client(golden_sqlite: str, tmp_path: Path) -> None:
+    command(REAL, "config", golden_sqlite, "--yes", "--enable-acl")
+    command(REAL, "quota", "set", golden_sqlite, "--uid", "7", "--capacity", "3")
+    command(REAL, "dump", golden_sqlite, tmp_path / "a.bin", "--binary")
+    words = [str(tmp_path / "a.bin"), "--binary", "--stat"]
+    assert shown(JFS, *words) == shown(REAL, *words)
+    places = shown(JFS, *words, "--offset", "-1")
+    assert places == shown(REAL, *words, "--offset", "-1")
+    offsets = [offset for listed in re.findall(r"\[([\d ]+)\]", places) for offset in listed.split()]
+    assert len(offsets) > 10
+    for offset in offsets:
+        assert shown(JFS, *words, "--offset", offset) == shown(REAL, *words, "--offset", offset)
+    command(JFS, "load", f"sqlite3://{tmp_path}/loaded.db", tmp_path / "a.bin", "--binary")
+    listed = subprocess.run(
+        [JFS, "quota", "list", f"sqlite3://{tmp_path}/loaded.db"], capture_output=True, text=True, check=False
+    )
+    assert "uid:7" in listed.stdout

@@ -15,7 +15,7 @@ from jfs.meta.connect import connect
 from jfs.meta.engines.redis.connection import Command, Connection, pack
 from jfs.meta.engines.redis.failures import ConnectionLost
 from jfs.meta.engines.redis.link import Link
-from jfs.meta.engines.redis.remembered import UNKNOWN, RecordCache
+from jfs.meta.engines.redis.remembered import RecordCache
 from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.redis.url import RedisAddress, parse_address
 from jfs.meta.model.attr import Entry
@@ -40,6 +40,7 @@ from jfs.meta.model.keys import (
 from jfs.meta.model.quota import DIRECTORY, USER, Quota, QuotaKey
 from jfs.meta.store.base import Tx
 from jfs.meta.store.page import StoredPage
+from jfs.meta.store.remembered import UNKNOWN
 
 
 class TestAddress:

@@ -355,7 +355,7 @@ def test_a_new_mount_goes_on_top_of_dead_ones_but_not_for_ever(
     said = tmp_path / "said"
     supervisor = Supervisor(str(tmp_path), ["/bin/sh", "-c", f"head -n 1 > {said}.new; mv {said}.new {said}"], 1.0)
     supervisor._do([Start("v", 1, "volumes/v", {})])
-    worker = supervisor._workers["v"]
+    worker = supervisor._workers._workers["v"]
     os.waitpid(worker.pid, 0)
     worker.close()
     supervisor._selector.close()

@@ -20,11 +20,12 @@ from typing import Any, Final, NamedTuple
 from jfs.chunk.block_cache import BlockCache
 from jfs.chunk.blocks import BlockStore
 from jfs.chunk.budget import Budget
+from jfs.chunk.file_reader import FileReader
 from jfs.chunk.interfaces import SliceSource
 from jfs.chunk.memory import give_back
 from jfs.chunk.naming import block_length
 from jfs.chunk.prefetch import Prefetcher
-from jfs.chunk.readahead import Advised, Stream, Streams, Stride
+from jfs.chunk.readahead import Advised, Stream
 from jfs.errors import FsError, ObjectError, ObjectNotFound
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Segment, Slice, view
@@ -52,45 +53,6 @@ class _View(NamedTuple):
     known: int  # number of records, when the view was made: the owner of the list may append to it
     segments: list[Segment]
     starts: list[int]
-
-
-class FileReader:
-    """One open handle of an inode."""
-
-    __slots__ = ("_ino", "_reader", "_streams", "_stride")
-
-    def __init__(self, reader: "Reader", ino: int) -> None:
-        self._reader = reader
-        self._ino = ino
-        self._stride = Stride()
-        self._streams: Streams | None = None
-
-    async def read(self, offset: int, size: int, length: int) -> Data:
-        """Bytes [offset, min(offset+size, length)) of the file of *length* bytes; FsError(EIO) when they cannot be read."""
-        size = min(size, length - offset)
-        if size <= 0:
-            return b""
-        reader = self._reader
-        streams = self._streams
-        if streams is None:
-            if size == length:  # all of it at once: nothing to read ahead of
-                return await reader.read(self._ino, 0, size, whole_blocks=True)
-            streams = self._streams = Streams(reader.blocks.block_size, reader.max_readahead)
-        stream = streams.note(offset, size, reader.room)
-        if not stream.window:
-            if step := self._stride.note(offset):
-                reader.read_on(self._ino, offset, step, length)
-            return await reader.read(self._ino, offset, size, whole_blocks=False)
-        if reader.blocks.cheap_ranges:  # the disk may begin with what comes next while it is asked for this
-            reader.read_ahead(self._ino, stream, length)
-            return await reader.read(self._ino, offset, size, whole_blocks=True)
-        data = await reader.read(self._ino, offset, size, whole_blocks=True)
-        reader.read_ahead(self._ino, stream, length)
-        return data
-
-    def close(self) -> None:
-        """The handle is gone. Blocks it had fetched stay for others until they are old."""
-        self._streams = None
 
 
 class Reader:

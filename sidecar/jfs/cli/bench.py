@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from jfs.cli.mounts import read_stats, root_of
-from jfs.cli.objbench import boxed
-from jfs.cli.tables import size_text
+from jfs.cli.tables import size_text, table
 from jfs.errors import ConfigError, JfsError
 from jfs.mount import units
 
@@ -95,7 +94,7 @@ def run(path: str, plan: Plan) -> int:
         cpu = (after.get("cpu_usage", 0) - before.get("cpu_usage", 0)) / seconds * 100
         print(f"Time used: {seconds:.1f} s, CPU: {cpu:.1f}%, Memory: {after.get('memory', 0) / _MIB:.1f} MiB")
         rows += _inside(before, after)
-    print(boxed(("ITEM", "VALUE", "COST"), rows))
+    print(table(("ITEM", "VALUE", "COST"), rows, ">>>"))
     return 0
 
 

@@ -10,7 +10,7 @@ import gzip
 import os
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from jfs.errors import ConfigError, VolumeError
 
@@ -21,6 +21,7 @@ examples:
   jfs dump postgres://localhost/jfs meta.bin --binary
 `jfs load` brings a dump into an empty database, of the same or another engine. The objects stay where they are.
 """
+_WITHOUT_EFFECT: Final = "changes nothing, a dump is one pass over the database that holds a page of it in memory"
 
 
 def main(arguments: list[str]) -> int:
@@ -39,10 +40,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--skip-trash", action="store_true", help="without what is in the trash")
     parser.add_argument("--binary", action="store_true", help="the compact binary form, always of the whole volume")
-    # The real client's ways to be faster; one pass over the database is what happens here.
-    parser.add_argument("--fast", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=10, help=argparse.SUPPRESS)
+    parser.add_argument("--fast", action="store_true", help=f"accepted; {_WITHOUT_EFFECT}")
+    parser.add_argument("--threads", type=int, metavar="N", help=f"accepted; {_WITHOUT_EFFECT}")
     options = parser.parse_args(arguments)
+    given = [name for name, set_ in (("--fast", options.fast), ("--threads", options.threads is not None)) if set_]
+    if given:
+        print(f"jfs dump: {' and '.join(given)}: {_WITHOUT_EFFECT}", file=sys.stderr)
     from jfs.cli.environment import take_meta_password
 
     try:

@@ -8,10 +8,10 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from jfs.cli import control
+from jfs.cli.tables import table
 from jfs.errors import ConfigError, JfsError, VolumeError
 
 _INFO_V2 = 1005
@@ -66,29 +66,6 @@ def _human(number: int) -> str:
     return f"{number} Bytes" if number < 1024 else f"{value:.2f} {units[0]} ({number} Bytes)"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> list[str]:
-    """A table as the real client draws it: head centred, numbers and the columns *right* to the right."""
-    lines = [list(map(str, row)) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(head, *lines, strict=True)]
-    edge = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-
-    def middle(text: str, width: int) -> str:
-        left = (width - len(text) + 1) // 2
-        return " " * left + text + " " * (width - len(text) - left)
-
-    top = "|" + "|".join(f" {middle(cell, width)} " for cell, width in zip(head, widths, strict=True)) + "|"
-    body = [
-        "|"
-        + "|".join(
-            f" {cell:{'>' if name in right or cell.isdecimal() else '<'}{width}} "
-            for name, cell, width in zip(head, line, widths, strict=True)
-        )
-        + "|"
-        for line in lines
-    ]
-    return [edge, top, edge, *body, edge]
-
-
 def render(path: str, ino: int, answer: dict[str, Any], *, raw: bool) -> str:
     """The text for people."""
     summary = answer["Summary"]
@@ -108,12 +85,12 @@ def render(path: str, ino: int, answer: dict[str, Any], *, raw: bool) -> str:
     chunks, objects = answer.get("Chunks") or [], answer.get("Objects") or []
     if raw and chunks:
         rows = [[str(one[name]) for name in ("ChunkIndex", "Id", "Size", "Off", "Len")] for one in chunks]
-        lines += [" chunks:", *table(("chunkIndex", "sliceId", "size", "offset", "length"), rows)]
+        lines += [" chunks:", table(("chunkIndex", "sliceId", "size", "offset", "length"), rows, "#####")]
     elif objects:
         rows, ends = [], dict.fromkeys((one["ChunkIndex"] for one in objects), 0)
         for one in objects:  # they follow each other without gaps from the chunk's start
             position = ends[one["ChunkIndex"]]
             ends[one["ChunkIndex"]] += one["Len"]
             rows.append([str(one[name]) for name in ("ChunkIndex", "Key", "Size", "Off", "Len")] + [str(position)])
-        lines += [" objects:", *table(("chunkIndex", "objectName", "size", "offset", "length", "pos"), rows)]
+        lines += [" objects:", table(("chunkIndex", "objectName", "size", "offset", "length", "pos"), rows, "######")]
     return "\n".join(lines)

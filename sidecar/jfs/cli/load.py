@@ -34,16 +34,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("file", metavar="FILE", nargs="?", help="where from (standard input)")
     parser.add_argument("--binary", action="store_true", help="the file is a binary dump")
     parser.add_argument("--stat", action="store_true", help="show what a binary dump holds; load nothing")
-    parser.add_argument("--offset", type=int, default=0, help="with --stat: -1 shows where segments begin")
+    parser.add_argument(
+        "--offset",
+        type=int,
+        help="with --stat: -1 shows where segments begin, any other what the one that begins there holds",
+    )
     parser.add_argument("--encrypt-rsa-key", default="", metavar="FILE", help="the key of an encrypted backup")
     parser.add_argument("--encrypt-algo", default="aes256gcm-rsa", help="how it is encrypted (aes256gcm-rsa)")
-    parser.add_argument("--threads", type=int, default=10, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=10, metavar="N", help="transactions at once (10)")
     options = parser.parse_args(arguments)
+    if options.threads < 1:
+        raise ConfigError("load --threads: give at least 1")
+    if options.offset is not None and not options.stat:
+        raise ConfigError("load --offset belongs to --stat, which shows a binary dump and loads nothing")
     from jfs.cli.environment import take_meta_password, take_rsa_passphrase
 
     try:
         if options.stat:
-            return _stat(options.file or options.url, offsets=options.offset == -1)
+            path = options.file or options.url
+            return (
+                _stat(path, offsets=options.offset == -1)
+                if options.offset in (None, -1)
+                else _detail(path, options.offset)
+            )
         return asyncio.run(_load(options, take_meta_password(), take_rsa_passphrase()))
     except ModuleNotFoundError as error:
         raise ConfigError(f"load needs the package {error.name}; install juicefs-sidecar[dump]") from error
@@ -87,11 +100,32 @@ def _stat(path: str, *, offsets: bool) -> int:
         found = binary.footer(file)
     print(f"Backup Version: {found.version}")
     line = "-" * (34 if offsets else 23)
-    print(f"{line}\n{'Name':<10}| {'Num':<10}{'| Offset' if offsets else ''}\n{line}")
+    print(f"{line}\n{'Name':<10}| {'Num':<10}{'| Offset    ' if offsets else ''}\n{line}")
     for name in sorted(found.infos):
         info = found.infos[name]
-        where = f" {list(info.offset)}" if offsets else ""
-        print(f"{name:<10}| {info.num:<10}|{where}")
+        places = f"[{' '.join(map(str, info.offset))}]"
+        print(f"{name:<10}| {info.num:<10}|{f' {places:<10}' if offsets else ''}")
+    return 0
+
+
+def _detail(path: str, offset: int) -> int:
+    """One segment, in the words of the real client."""
+    import json
+
+    from google.protobuf.json_format import MessageToDict
+
+    from jfs.dump import binary
+
+    with _source(path, "", "", "") as file:
+        name, message = binary.segment_at(file, offset)
+    if name == "format":
+        text = json.dumps(json.loads(message.data), indent="")
+    else:
+        members = MessageToDict(message)
+        for shown, one in zip(members.get("xattrs", ()), message.xattrs, strict=True):  # a string there, bytes here
+            shown["name"] = one.name.decode("utf-8", "backslashreplace")
+        text = json.dumps(members, indent=2, ensure_ascii=False)
+    print(f"Segment: {name}\nValue: {text}")
     return 0
 
 
@@ -106,11 +140,11 @@ async def _load(options: argparse.Namespace, password: str, passphrase: str) -> 
             if options.binary:
                 from jfs.dump import binary
 
-                await binary.load(store, file, progress.advance)
+                await binary.load(store, file, progress.advance, together=options.threads)
             else:
                 from jfs.dump import reader
 
-                await reader.load(store, file, progress.advance)
+                await reader.load(store, file, progress.advance, together=options.threads)
     finally:
         await store.close()
     return 0

@@ -8,22 +8,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
+from jfs.cli.tables import size_text, table
 from jfs.errors import ConfigError, ObjectError, ObjectNotFound
 from jfs.mount import units
 from jfs.object.base import ObjectStorage
 
 _MIB: Final = 1 << 20
-
-
-def boxed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as the real client's benchmarks draw it: the head in the middle, everything else to the right."""
-    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
-    edge = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-    lines = [edge, "|" + "|".join(f" {word:^{width}} " for word, width in zip(head, widths, strict=True)) + "|", edge]
-    lines += [
-        "|" + "|".join(f" {cell:>{width}} " for cell, width in zip(row, widths, strict=True)) + "|" for row in rows
-    ]
-    return "\n".join([*lines, edge])
 
 
 class Plan(NamedTuple):
@@ -100,15 +90,13 @@ async def _run(options: argparse.Namespace, plan: Plan, keys: dict[str, str]) ->
         if not options.skip_functional_tests:
             print("Start Functional Testing ...")
             rows, failed = await functional(storage)
-            print(boxed(("CATEGORY", "TEST", "RESULT"), rows), end="\n\n")
+            print(table(("CATEGORY", "TEST", "RESULT"), rows, ">>>"), end="\n\n")
         print("Start Performance Testing ...")
         rows = await performance(storage, plan)
         sizes = (("block-size", plan.block), ("big-object-size", plan.big), ("small-object-size", plan.small))
-        from jfs.cli.tables import size_text
-
         told = ", ".join(f"{name}: {size_text(size)}" for name, size in sizes)
         print(f"Benchmark finished! {told}, small-objects: {plan.smalls}, NumThreads: {plan.threads}")
-        print(boxed(("ITEM", "VALUE", "COST"), rows))
+        print(table(("ITEM", "VALUE", "COST"), rows, ">>>"))
     finally:
         async for info in storage.list():
             await storage.delete(info.key)

@@ -184,11 +184,12 @@ def _show(request: Request, quota: "Quota") -> None:
         head, name = "User ID", str(request.uid)
     else:
         head, name = "Group ID", str(request.gid)
-    print(table((head, *_HEADER), [_row(name, quota)]))
+    print(table((head, *_HEADER), [_row(name, quota)], _ALIGN))
 
 
 _NO_LIMIT: Final = "unchanged"  # the real client's word, which scripts look for
 _HEADER: Final = ("Size", "Used", "Use%", "Inodes", "IUsed", "IUse%")
+_ALIGN: Final = "<" + ">" * len(_HEADER)
 
 
 def _row(name: str, quota: "Quota") -> tuple[str, ...]:
@@ -256,7 +257,7 @@ async def _list(store: "Store", setting: "Setting", request: Request) -> int:
 
     rows = [_row(await _name(store, key), quota) for key, quota in (await list_quotas(store)).items()]
     if rows:
-        print(table(("Path/ID", *_HEADER), sorted(rows)))
+        print(table(("Path/ID", *_HEADER), sorted(rows), _ALIGN))
     return 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from jfs.cli.control import ask, directory_of
-from jfs.cli.info import table
+from jfs.cli.tables import table
 from jfs.errors import ConfigError, VolumeError
 
 _SUMMARY: Final = 1007
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         writer.writerows(rows)
         return 0
     cells = [[path, _human(size), str(dirs), str(files)] for path, size, dirs, files in rows]
-    print("\n".join(table(_HEAD, cells, right=("SIZE",))))
+    print(table(_HEAD, cells, "#>##"))
     return 0
 
 

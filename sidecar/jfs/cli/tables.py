@@ -19,16 +19,17 @@ def size_text(count: int) -> str:
     return f"{tenths / 10:.1f} {_UNITS[unit]}" if tenths < 100 else f"{(tenths + 5) // 10} {_UNITS[unit]}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text in a frame: the header centred, the first column to the left and the others to the right."""
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
-    line = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-    lines = [line, _row(_centred(word, width) for word, width in zip(header, widths, strict=True)), line]
-    for first, *others in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append(_row(cells))
-    return "\n".join([*lines, line])
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """Text in a frame, the head in the middle. *align* has a sign for each column: `<` left, `>` right, `#` numbers right and else left."""
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    edge = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
+    lines = [edge, _row(_centred(word, width) for word, width in zip(head, widths, strict=True)), edge]
+    lines += [_row(_aligned(*one) for one in zip(row, widths, align, strict=True)) for row in rows]
+    return "\n".join([*lines, edge])
+
+
+def _aligned(cell: str, width: int, sign: str) -> str:
+    return cell.rjust(width) if sign == ">" or (sign == "#" and cell.isdecimal()) else cell.ljust(width)
 
 
 def _centred(word: str, width: int) -> str:

@@ -44,5 +44,5 @@ async def _list(url: str, password: str) -> int:
     finally:
         await store.close()
     rows = [[str(number), tier.storage_class, tier.tag] for number, tier in sorted(setting.tiers.items())]
-    print(table(["tier", "storageClass", "tag"], rows))
+    print(table(["tier", "storageClass", "tag"], rows, "<>>"))
     return 0

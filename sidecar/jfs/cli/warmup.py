@@ -111,7 +111,7 @@ def _print_check(total: _Total, places: Counter[str]) -> None:
 
     if places:
         rows = [(place, size_text(count), part(count)) for place, count in sorted(places.items())]
-        print(table(("Location", "Size", "Percentage"), rows))
+        print(table(("Location", "Size", "Percentage"), rows, "<>>"))
     cached = total.bytes - total.missing
     print(
         f"check cache: {total.files} files checked, {size_text(cached)} of {size_text(total.bytes)} ({part(cached)}) cached"

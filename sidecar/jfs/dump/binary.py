@@ -5,7 +5,8 @@ anything is stored: its footer, its marks and the form of its segments.
 """
 
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import IO, Any, Final
 
 from google.protobuf.message import DecodeError
@@ -35,7 +36,7 @@ from jfs.meta.model.keys import (
     SymlinkKey,
     XattrKey,
 )
-from jfs.meta.model.quota import Quota, QuotaKey
+from jfs.meta.model.quota import DIRECTORY, GROUP, USER, Quota, QuotaKey
 from jfs.meta.store.base import Store
 
 MARK: Final = 0x747083
@@ -75,10 +76,10 @@ _FIELDS: Final = {
     "xattr": "xattrs",
     "acl": "acls",
     "stat": "dirstats",
-    "quota": "quotas",
     "parent": "parents",
     "changeLog": "changelogs",
 }
+_QUOTAS: Final = {DIRECTORY: "quotas", USER: "user_quotas", GROUP: "group_quotas"}
 _COUNTERS: Final = ("usedSpace", "totalInodes", "nextInode", "nextChunk", "nextSession", "nextTrash")
 _NOT_A_DUMP: Final = "the file is no binary dump of a volume"
 
@@ -126,14 +127,24 @@ async def write(
         async for record in records:
             waiting.append(record)
             if len(waiting) == _TOGETHER:
-                writer.segment(name, pb.Batch(**{_FIELDS[name]: waiting}), len(waiting))
+                writer.segment(name, _batch(name, waiting), len(waiting))
                 count += len(waiting)
                 written(len(waiting))
                 waiting = []
         if waiting or not count:
-            writer.segment(name, pb.Batch(**{_FIELDS[name]: waiting}), len(waiting))
+            writer.segment(name, _batch(name, waiting), len(waiting))
             written(len(waiting))
     writer.finish()
+
+
+def _batch(name: str, records: Sequence[Any]) -> Any:
+    """The message of a segment. Quotas have a list for each kind."""
+    if name != "quota":
+        return pb.Batch(**{_FIELDS[name]: records})
+    message = pb.Batch()
+    for one in records:
+        getattr(message, _QUOTAS[one.type]).append(one)
+    return message
 
 
 def _records(store: Store) -> dict[str, AsyncIterator[Any]]:
@@ -241,32 +252,52 @@ def footer(file: IO[bytes]) -> Any:
 def segments(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     """Names and messages of the segments. VolumeError when one is damaged."""
     file.seek(0)
-    while True:
-        head = file.read(_TYPE.size)
-        if len(head) < _TYPE.size:
-            raise VolumeError(f"{_NOT_A_DUMP}, or it is cut off")
-        (number,) = _TYPE.unpack(head)
-        if number == MARK:
-            return
-        raw = file.read(_LENGTH.size)
-        length = _LENGTH.unpack(raw)[0] if len(raw) == _LENGTH.size else _LARGEST + 1
-        if number not in TYPES or length > _LARGEST:
-            raise VolumeError(f"the binary dump has a segment of an unknown kind ({number}); use a newer client")
-        body = file.read(length)
-        try:
-            if len(body) < length:
-                raise VolumeError(f"{_NOT_A_DUMP}, or it is cut off")
-            yield TYPES[number], (pb.Format if number == 1 else pb.Batch).FromString(body)
-        except DecodeError as error:
-            raise VolumeError(f"a segment of the binary dump ({TYPES[number]}) is damaged") from error
+    while (found := _segment(file)) is not None:
+        yield found
 
 
-async def load(store: Store, file: IO[bytes], stored: Callable[[int], None] = lambda count: None) -> None:
-    """Load a dump into a blank database. VolumeError when it is not blank or the file is damaged: then what was stored is removed."""
+def segment_at(file: IO[bytes], offset: int) -> tuple[str, Any]:
+    """Name and message of the segment that begins at *offset* (as the footer has it). VolumeError when none does."""
+    if not any(offset in info.offset for info in footer(file).infos.values()):
+        raise VolumeError(f"no segment of the binary dump begins at {offset}; `--offset -1` shows where they do")
+    file.seek(offset)
+    found = _segment(file)
+    if found is None:
+        raise VolumeError(f"{_NOT_A_DUMP}, or it is cut off")
+    return found
+
+
+def _segment(file: IO[bytes]) -> tuple[str, Any] | None:
+    """The segment that begins here, None at the end mark."""
+    head = file.read(_TYPE.size)
+    if len(head) < _TYPE.size:
+        raise VolumeError(f"{_NOT_A_DUMP}, or it is cut off")
+    (number,) = _TYPE.unpack(head)
+    if number == MARK:
+        return None
+    raw = file.read(_LENGTH.size)
+    length = _LENGTH.unpack(raw)[0] if len(raw) == _LENGTH.size else _LARGEST + 1
+    if number not in TYPES or length > _LARGEST:
+        raise VolumeError(f"the binary dump has a segment of an unknown kind ({number}); use a newer client")
+    body = file.read(length)
+    if len(body) < length:
+        raise VolumeError(f"{_NOT_A_DUMP}, or it is cut off")
+    try:
+        return TYPES[number], (pb.Format if number == 1 else pb.Batch).FromString(body)
+    except DecodeError as error:
+        raise VolumeError(f"a segment of the binary dump ({TYPES[number]}) is damaged") from error
+
+
+async def load(
+    store: Store, file: IO[bytes], stored: Callable[[int], None] = lambda count: None, *, together: int = 1
+) -> None:
+    """Load a dump into a blank database, *together* transactions at once. VolumeError when it is not blank or the file is damaged:
+    then what was stored is removed."""
     footer(file)
     await expect_blank(store)
     try:
-        await _load(store, file, stored)
+        async with Batch(store, stored, together=together) as batch:
+            await _load(store, file, batch)
     except (VolumeError, ValueError) as error:
         await store.reset()
         if isinstance(error, VolumeError):
@@ -274,14 +305,13 @@ async def load(store: Store, file: IO[bytes], stored: Callable[[int], None] = la
         raise VolumeError(f"the binary dump has a record that is damaged ({error}); nothing was loaded") from error
 
 
-async def _load(store: Store, file: IO[bytes], stored: Callable[[int], None]) -> None:
-    batch = Batch(store, stored)
+async def _load(store: Store, file: IO[bytes], batch: Batch) -> None:
     references = References(batch)
     setting: Setting | None = None
     rules = 0
     quotas = False
     for name, message in segments(file):
-        quotas |= name == "quota" and bool(message.quotas)
+        quotas |= name == "quota" and bool(message.quotas or message.user_quotas or message.group_quotas)
         if name == "format":
             setting = Setting.parse(message.data)
             check_versions(setting)
@@ -340,7 +370,7 @@ def _typed(store: Store, name: str, message: Any) -> Iterable[tuple[Any, Any]]:
             for one in message.dirstats:
                 yield DirStatKey(one.inode), DirStat(one.data_length, one.used_space, one.used_inodes)
         case "quota":
-            for one in message.quotas:
+            for one in chain(message.quotas, message.user_quotas, message.group_quotas):
                 quota = Quota(one.max_space, one.max_inodes, one.used_space, one.used_inodes)
                 yield QuotaKey(one.type, one.key), quota
         case "parent":

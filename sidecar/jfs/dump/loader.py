@@ -1,10 +1,12 @@
 """Records of a dump into a blank database, in transactions of bounded size.
 
-`Batch` collects records and stores them a hundred at a time. `TreeLoader` takes the tree as it is parsed, entry by entry, and
-computes what a dump does not hold: link counts, parents of hard links, usage of directories and of the volume, slice references.
+`Batch` collects records and stores them a hundred at a time, several such transactions at once. `TreeLoader` takes the tree as it
+is parsed, entry by entry, and computes what a dump does not hold: link counts, parents of hard links, usage of directories and of
+the volume, slice references.
 Invariant: the setting record is stored last, so that a load which was interrupted leaves no volume behind that looks whole.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,32 +37,56 @@ _PAGE_BITS: Final = 16
 
 
 class Batch:
-    """Records on their way into the store."""
+    """Records on their way into the store, by *together* transactions at once. Of a key that is put twice, `flush` has to be called
+    between. An async context, which leaves no transaction behind."""
 
-    def __init__(self, store: Store, stored: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, store: Store, stored: Callable[[int], None] = lambda count: None, *, together: int = 1) -> None:
         self._store = store
         self._stored = stored
+        self._together = together
         self._waiting: dict[Any, Any] = {}
         self._bytes = 0
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Batch":
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def put(self, key: Any, record: Any) -> None:
-        """Store a record, now or later."""
+        """Store a record, now or later. What a former one failed with."""
         self._waiting[key] = record
         self._bytes += len(record) if isinstance(record, bytes) else 100
         if len(self._waiting) >= TOGETHER or self._bytes >= _BYTES:
-            await self.flush()
+            await self._start()
 
     async def flush(self) -> None:
-        """Store what waits."""
-        records, self._waiting, self._bytes = self._waiting, {}, 0
+        """Store what waits; afterwards everything is stored."""
+        await self._start()
+        await self._settle(0)
 
+    async def _start(self) -> None:
+        records, self._waiting, self._bytes = self._waiting, {}, 0
+        if records:
+            await self._settle(self._together - 1)
+            self._running.add(asyncio.create_task(self._store_all(records)))
+
+    async def _settle(self, limit: int) -> None:
+        """Wait until no more than *limit* run."""
+        while len(self._running) > limit:
+            done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for failure in [task.exception() for task in done]:
+                if failure is not None:
+                    raise failure
+
+    async def _store_all(self, records: dict[Any, Any]) -> None:
         async def operation(tx: Tx) -> None:
             for key, record in records.items():
                 tx.put(key, record)
 
-        if records:
-            await self._store.run(operation)
-            self._stored(len(records))
+        await self._store.run(operation)
+        self._stored(len(records))
 
 
 class References:

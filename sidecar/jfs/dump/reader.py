@@ -32,12 +32,15 @@ _COUNTERS: Final = {
 _NOT_A_DUMP: Final = "the file is no JSON dump of a volume"
 
 
-async def load(store: Store, file: IO[bytes], stored: Callable[[int], None] = lambda count: None) -> int:
-    """Load the dump in *file*; how many entries it had. VolumeError when the database is not blank or the file is damaged: then what
-    was stored so far is removed again."""
+async def load(
+    store: Store, file: IO[bytes], stored: Callable[[int], None] = lambda count: None, *, together: int = 1
+) -> int:
+    """Load the dump in *file*, *together* transactions at once; how many entries it had. VolumeError when the database is not blank
+    or the file is damaged: then what was stored so far is removed again."""
     await expect_blank(store)
     try:
-        return await _load(store, file, stored)
+        async with Batch(store, stored, together=together) as batch:
+            return await _load(store, file, batch)
     except ijson.JSONError as error:
         await store.reset()
         raise VolumeError(f"{_NOT_A_DUMP}, or is cut off ({error}); nothing was loaded") from error
@@ -52,11 +55,10 @@ async def expect_blank(store: Store) -> None:
         raise VolumeError("the database is not empty; load wants an empty one, so that nothing is mixed or lost")
 
 
-async def _load(store: Store, file: IO[bytes], stored: Callable[[int], None]) -> int:
+async def _load(store: Store, file: IO[bytes], batch: Batch) -> int:
     events: Iterator[Event] = ijson.basic_parse(file)
     if next(events)[0] != "start_map":
         raise VolumeError(_NOT_A_DUMP)
-    batch = Batch(store, stored)
     members: dict[str, Any] = {}
     loader: TreeLoader | None = None
     for event, name in events:

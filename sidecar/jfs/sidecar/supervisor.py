@@ -1,8 +1,8 @@
 """`jfs sidecar --control DIR`: first process of the sidecar's container; keeps the control session and the workers.
 
 One thread and one selector: the control socket, the workers' sockets, a wake-up pipe for signals, and the nearest deadline.
-What is to be done is decided by `volumes.py`; this module does it. Invariant: nothing here blocks on a volume – no path
-below a mount point is ever looked at. As process 1 it also reaps whatever is orphaned in the container.
+What is to be done is decided by `volumes.py`; this module does it, `workers.py` as far as workers go. Invariant: nothing here
+blocks on a volume – no path below a mount point is ever looked at. As process 1 it also reaps what is orphaned.
 
 It holds a descriptor of each volume's FUSE connection (`connections.py`): a worker that dies is followed by another one, forked
 from the zygote, which serves the same connection. What a worker leaves for that is in the state directory.
@@ -48,6 +48,7 @@ from jfs.sidecar.state import CONFIGURED, StateRoot
 from jfs.sidecar.timers import Timers
 from jfs.sidecar.volumes import BROKEN_SECONDS, Volumes
 from jfs.sidecar.worker import Worker
+from jfs.sidecar.workers import Workers
 from jfs.sidecar.zygote import Zygote
 
 BEAT_SECONDS = 10.0
@@ -75,13 +76,15 @@ class Supervisor:
         self._session = os.urandom(16).hex()
         self._version = process.version()
         self._volumes = Volumes()
-        self._workers: dict[str, Worker] = {}
-        self._zygote = Zygote(zygote)
-        self._connections = Connections()
         self._state = StateRoot(state)
         self._timers = Timers()
         self._state_sent: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
+        self._zygote = Zygote(zygote)
+        self._connections = Connections()
+        self._workers = Workers(
+            self._selector, self._zygote, self._connections, said=self._worker_said, ended=self._worker_ended
+        )
         self._socket: socket.socket | None = None
         self._connect_at = 0.0
         self._back_off = BACK_OFF_FIRST
@@ -137,12 +140,11 @@ class Supervisor:
                     pass
             else:
                 key.data()
-        self._reap()
+        self._workers.reap()
 
     def _patience(self, now: float) -> float | None:
         """Seconds until something is due, None if only events matter."""
-        due = [worker.kill_at for worker in self._workers.values() if worker.kill_at is not None]
-        due += self._timers.times()
+        due = [*self._workers.deadlines(), *self._timers.times()]
         if self._socket is None:
             if not self._volumes.terminating:
                 due.append(self._connect_at)
@@ -153,11 +155,7 @@ class Supervisor:
         return max(0.0, min(due) - now) if due else None
 
     def _meet_deadlines(self, now: float) -> None:
-        for volume, worker in self._workers.items():
-            if worker.kill_at is not None and now >= worker.kill_at:
-                log(f"Volume {volume}: its worker did not end in time and is killed.")
-                worker.kill_at = None
-                worker.signal(signal.SIGKILL)
+        self._workers.kill_late(now)
         self._timers.run(now)
         if self._socket is None:
             return
@@ -250,24 +248,21 @@ class Supervisor:
                 case StartLater(volume, seconds):
                     self._timers.set(("start", volume), seconds, partial(self._start_due, volume))
                 case Stop(volume, seconds):
-                    worker = self._workers[volume]
-                    worker.kill_at = time.monotonic() + seconds
-                    worker.signal(signal.SIGTERM)
+                    self._workers.stop(volume, seconds)
                 case Leave(volume, seconds):
-                    self._leave(volume, seconds)
+                    self._workers.leave(volume, seconds)
                 case LetGo(volume, mountpoint, seconds):
                     if mounts.released(os.path.join(self._control, mountpoint)):
                         self._do([Stop(volume, seconds)])
                     else:
                         log(f"Volume {volume} is in use: it stays mounted.")
-                        self._leave(volume, seconds)
+                        self._workers.leave(volume, seconds)
                 case Adopt(volume):
                     self._connections.adopt(volume)
                 case Drop(volume):
                     self._connections.drop(volume)
                 case Command(volume, command):
-                    self._workers[volume].say(command)
-                    self._watch_writes(volume)
+                    self._workers.say(volume, command)
                 case ClearMount(mountpoint):
                     self._clear(mountpoint)
                 case AwaitEnd(seconds):
@@ -280,12 +275,6 @@ class Supervisor:
 
     def _start_due(self, volume: str) -> None:
         self._do(self._volumes.due(volume))
-
-    def _leave(self, volume: str, seconds: float) -> None:
-        worker = self._workers[volume]
-        worker.kill_at = time.monotonic() + seconds
-        worker.say({"command": "leave"})
-        self._watch_writes(volume)
 
     def _send(self, frame: dict[str, Any], descriptor: int = -1) -> None:
         if self._socket is None or not self._volumes.welcomed:
@@ -321,16 +310,13 @@ class Supervisor:
             how = f"before it began: {error.strerror or error}"
             self._do(self._volumes.worker_ended(start.volume, how, time.monotonic()))
             return
-        self._workers[start.volume] = worker
-        if worker.socket is not None:
-            self._selector.register(worker.socket, selectors.EVENT_READ, lambda: self._attend(start.volume, worker))
+        self._workers.add(start.volume, worker)
         document = {**start.document, "mountpoint": mountpoint, "replace": replace}
         state = self._state.of(start.volume)
         if state is not None:
             document["state"] = state
         descriptor = self._connections.of(start.volume) if start.connected else -1
-        worker.say({**document, "fds": 1} if descriptor >= 0 else document, descriptor)
-        self._watch_writes(start.volume)
+        self._workers.say(start.volume, {**document, "fds": 1} if descriptor >= 0 else document, descriptor)
 
     def _clear(self, mountpoint: str) -> None:
         try:
@@ -338,60 +324,11 @@ class Supervisor:
         except OSError as error:
             log(f"A mount is left behind: {error}")
 
-    # --- workers -----------------------------------------------------------------------------------------------
+    def _worker_said(self, volume: str, line: dict[str, Any]) -> None:
+        self._do(self._volumes.worker_said(volume, line, time.monotonic()))
 
-    def _attend(self, volume: str, worker: Worker) -> None:
-        if worker.wants_to_write:
-            worker.write()
-        self._hear(volume, worker)
-        self._watch_writes(volume)
-
-    def _hear(self, volume: str, worker: Worker) -> None:
-        connection = worker.socket
-        registered = connection is not None and connection in self._selector.get_map()
-        for line in worker.read():
-            if isinstance(line, str):
-                log(f"Volume {volume}: its worker said something that is not an event: {line!r}")
-                continue
-            if line.get("fds") == 1:
-                self._connections.arrived([worker.descriptor()])
-            if self._workers.get(volume) is worker:
-                self._do(self._volumes.worker_said(volume, line, time.monotonic()))
-            self._connections.nobody_took()
-        if worker.socket is None and registered and connection is not None:
-            self._selector.unregister(connection)
-
-    def _watch_writes(self, volume: str) -> None:
-        worker = self._workers.get(volume)
-        if worker is None or worker.socket is None or worker.socket not in self._selector.get_map():
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_write else 0)
-        key = self._selector.get_key(worker.socket)
-        if key.events != events:
-            self._selector.modify(worker.socket, events, key.data)
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            volume = next((name for name, worker in self._workers.items() if worker.pid == pid), None)
-            if volume is None:
-                if self._zygote.ended(pid):
-                    log("The zygote ended; the next worker starts another one.")
-                continue  # an orphan of the container: a probe that hung, for one
-            now = time.monotonic()
-            worker = self._workers[volume]
-            connection = worker.socket
-            self._hear(volume, worker)  # its last words
-            if connection is not None and connection.fileno() >= 0 and connection in self._selector.get_map():
-                self._selector.unregister(connection)
-            worker.close()
-            del self._workers[volume]
-            self._do(self._volumes.worker_ended(volume, process.how(status), now, clean=status == 0))
+    def _worker_ended(self, volume: str, status: int, now: float) -> None:
+        self._do(self._volumes.worker_ended(volume, process.how(status), now, clean=status == 0))
 
 
 def main(argv: Sequence[str] | None = None, *, worker: Callable[[], Sequence[str]] | None = None) -> int:

@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from jfs.chunk.reader import FileReader, Reader
+from jfs.chunk.file_reader import FileReader
+from jfs.chunk.reader import Reader
 from jfs.chunk.writer import FileWriter, Writer
 from jfs.errors import FsError
 from jfs.meta.model.attr import Attr, unpack_attr

@@ -151,7 +151,7 @@ class ChangeLog(_message.Message):
     def __init__(self, version: _Optional[int] = ..., entry: _Optional[bytes] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("nodes", "edges", "chunks", "slice_refs", "xattrs", "parents", "symlinks", "sustained", "delfiles", "dirstats", "quotas", "acls", "counters", "changelogs")
+    __slots__ = ("nodes", "edges", "chunks", "slice_refs", "xattrs", "parents", "symlinks", "sustained", "delfiles", "dirstats", "quotas", "acls", "counters", "changelogs", "user_quotas", "group_quotas")
     NODES_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +166,8 @@ class Batch(_message.Message):
     ACLS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     CHANGELOGS_FIELD_NUMBER: _ClassVar[int]
+    USER_QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_QUOTAS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     edges: _containers.RepeatedCompositeFieldContainer[Edge]
     chunks: _containers.RepeatedCompositeFieldContainer[Chunk]
@@ -180,7 +182,9 @@ class Batch(_message.Message):
     acls: _containers.RepeatedCompositeFieldContainer[Acl]
     counters: _containers.RepeatedCompositeFieldContainer[Counter]
     changelogs: _containers.RepeatedCompositeFieldContainer[ChangeLog]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ..., slice_refs: _Optional[_Iterable[_Union[SliceRef, _Mapping]]] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ..., parents: _Optional[_Iterable[_Union[Parent, _Mapping]]] = ..., symlinks: _Optional[_Iterable[_Union[Symlink, _Mapping]]] = ..., sustained: _Optional[_Iterable[_Union[Sustained, _Mapping]]] = ..., delfiles: _Optional[_Iterable[_Union[DelFile, _Mapping]]] = ..., dirstats: _Optional[_Iterable[_Union[Stat, _Mapping]]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., acls: _Optional[_Iterable[_Union[Acl, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., changelogs: _Optional[_Iterable[_Union[ChangeLog, _Mapping]]] = ...) -> None: ...
+    user_quotas: _containers.RepeatedCompositeFieldContainer[Quota]
+    group_quotas: _containers.RepeatedCompositeFieldContainer[Quota]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ..., slice_refs: _Optional[_Iterable[_Union[SliceRef, _Mapping]]] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ..., parents: _Optional[_Iterable[_Union[Parent, _Mapping]]] = ..., symlinks: _Optional[_Iterable[_Union[Symlink, _Mapping]]] = ..., sustained: _Optional[_Iterable[_Union[Sustained, _Mapping]]] = ..., delfiles: _Optional[_Iterable[_Union[DelFile, _Mapping]]] = ..., dirstats: _Optional[_Iterable[_Union[Stat, _Mapping]]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., acls: _Optional[_Iterable[_Union[Acl, _Mapping]]] = ..., counters: _Optional[_Iterable[_Union[Counter, _Mapping]]] = ..., changelogs: _Optional[_Iterable[_Union[ChangeLog, _Mapping]]] = ..., user_quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., group_quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ...) -> None: ...
 
 class Footer(_message.Message):
     __slots__ = ("magic", "version", "infos")

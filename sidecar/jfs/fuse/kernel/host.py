@@ -17,21 +17,22 @@ import os
 import struct
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from jfs import eager
 from jfs.errors import JfsError
 from jfs.format.constants import SPECIAL
-from jfs.fuse.accounting import Accounting, Operation, errno_of
+from jfs.fuse.accounting import Accounting, errno_of
 from jfs.fuse.connection import Agreed, Connection, clone, resend
 from jfs.fuse.handlers import Handlers
-from jfs.fuse.kernel import extensions, interrupts, protocol, session
-from jfs.fuse.kernel.listing import Listings
+from jfs.fuse.kernel import interrupts, protocol, session, table
 from jfs.fuse.kernel.notifier import DROPPED, GONE, Notifier
+from jfs.fuse.kernel.repeats import Repeats
+from jfs.fuse.kernel.table import Prepared
 from jfs.fuse.mounting import Attached, MountError, MountSpec, set_read_ahead
 from jfs.fuse.requests import Opened
 from jfs.meta.volume import Caller
-from jfs.survival.journal import RESENT, Journal
+from jfs.survival.journal import Journal
 
 log = logging.getLogger("jfs.fuse")
 
@@ -40,14 +41,6 @@ _HEADROOM: Final = 4096  # the kernel wants room for headers and names beside ma
 _SPARE: Final = 4  # buffers kept
 _OPENING: Final = ("open", "create", "tmpfile")
 _PATIENT: Final = ("setlkw", "virtual")  # may wait for long without anything being wrong
-
-
-class _Prepared(NamedTuple):
-    operation: Operation
-    handler: Callable[..., Any]
-    decode: protocol.Decoder
-    encode: protocol.Encoder
-    once: bool  # must not be done again when the kernel repeats it
 
 
 class KernelHost:
@@ -72,33 +65,15 @@ class KernelHost:
         self._spec = spec
         self._max_io = max_io if connection is None else max(max_io, connection.agreed.max_write)
         self._given = connection
-        self._journal = journal
-        self._repeating = False  # requests that the kernel repeats may still come
-        self.repeated = 0
+        self._repeats = None if journal is None else Repeats(journal)
         self._resend = resend
         self.agreed: Agreed | None = None
         self._left = False
         self._caller = handlers.caller
         self._readahead_kib = readahead_kib
         self._valid = protocol.Valid.of(handlers.timeouts)
-        self._table = {
-            opcode: _Prepared(
-                accounting.operation(name), getattr(handlers, name), decode, encode, opcode in protocol.ONCE
-            )
-            for opcode, (name, decode, encode) in {**protocol.OPERATIONS, **extensions.OPERATIONS}.items()
-        }
-        listings = Listings(handlers, self._valid)
-        for opcode, listing in ((28, listings.readdir), (44, listings.readdir), (29, listings.releasedir)):
-            self._table[opcode] = self._table[opcode]._replace(handler=listing)
-        for opcode in extensions.LOCKING:
-            self._table[opcode] = self._table[opcode]._replace(handler=self._noted(self._table[opcode].handler))
-        for opcode in protocol.UMASK_AT:
-            self._table[opcode] = self._with_umask(opcode, self._table[opcode])
-        if not handlers.xattrs:  # the kernel then never asks again, nor looks for capabilities at each write
-            for opcode in (21, 22, 23, 24):
-                del self._table[opcode]
-        if not handlers.ioctls:
-            del self._table[extensions.IOCTL]
+        self.invalidator = Notifier()
+        self._table = table.build(handlers, accounting, self._valid, self.invalidator)
         self._attached: Attached | None = None
         self._fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,35 +86,16 @@ class KernelHost:
         self._take_buffer(bytearray(self._max_io + _HEADROOM))
         self._ended: asyncio.Future[None] | None = None
         self._agreed: asyncio.Future[None] | None = None
-        self.invalidator = Notifier()
-
-    def _with_umask(self, opcode: int, prepared: _Prepared) -> _Prepared:
-        """The entry whose handler is told the caller's umask: with ACLs the kernel leaves it to us, as a default ACL takes its place;
-        without it has been applied, and is only logged."""
-        decode, handler = prepared.decode, prepared.handler
-
-        def decode_with_umask(node: int, view: protocol.Buffer, end: int) -> protocol.Arguments:
-            return *decode(node, view, end), protocol.umask(opcode, view)
-
-        def handle(caller: Caller, *args: Any) -> Any:
-            return handler(caller._replace(umask=args[-1]), *args[:-1])
-
-        return prepared._replace(decode=decode_with_umask, handler=handle)
-
-    def _noted(self, handler: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        """The handler, answered when the kernel knows what turned out to be changed: whoever gets a lock reads no old page."""
-
-        async def handle(*args: Any) -> None:
-            await handler(*args)
-            with contextlib.suppress(asyncio.CancelledError):  # the lock is had
-                await self.invalidator.written()
-
-        return handle
 
     @property
     def inflight(self) -> int:
         """Requests whose handlers are waiting for something."""
         return len(self._running)
+
+    @property
+    def repeated(self) -> int:
+        """Requests that the kernel has queued again."""
+        return 0 if self._repeats is None else self._repeats.count
 
     @property
     def oldest(self) -> float:
@@ -207,12 +163,12 @@ class KernelHost:
     def _take_over(self, given: Connection) -> None:
         assert self._agreed is not None
         if given.resume and given.agreed.resends:
-            self._repeating = True
+            if self._repeats is not None:
+                self._repeats.expected = True
             try:
                 resend(self._fd)
             except OSError as error:
-                reason = os.strerror(error.errno or 0)
-                self._agreed.set_exception(MountError(f"the FUSE connection cannot be taken over: {reason}"))
+                self._agreed.set_exception(MountError(f"the FUSE connection cannot be taken over: {error.strerror}"))
                 self._end()
                 return
         self._agreed.set_result(None)
@@ -259,8 +215,8 @@ class KernelHost:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        fd, readv, unpack, caller = self._fd, os.readv, protocol.IN_HEADER.unpack_from, self._caller
-        journal = self._journal
+        fd, readv, caller, repeats = self._fd, os.readv, self._caller, self._repeats
+        unpack = protocol.IN_HEADER.unpack_from
         for _ in range(BURST):
             try:
                 end = readv(fd, self._vector)
@@ -282,27 +238,15 @@ class KernelHost:
             prepared = self._table.get(opcode)
             if prepared is not None:
                 who = caller(uid, gid, pid)
-                if journal is not None:
-                    who = self._once(journal, prepared, unique, who)
+                if repeats is not None:
+                    who = repeats.judged(prepared, unique, who)
                 self._request(prepared, unique, node, who, end)
             else:
                 self._special(opcode, unique, end)
                 if self._ended is None or self._ended.done() or self._fd != fd:
                     return
 
-    def _once(self, journal: Journal, prepared: _Prepared, unique: int, caller: Caller) -> Caller:
-        """The caller, with the request where it must not be done twice."""
-        resent = unique & RESENT
-        if self._repeating and not resent:  # they come first
-            self._repeating = False
-            journal.settled()
-        if resent:
-            self.repeated += 1
-        if not (prepared.once or resent):
-            return caller
-        return caller._replace(request=journal.begin(unique))
-
-    def _request(self, prepared: _Prepared, unique: int, node: int, caller: Caller, end: int) -> None:
+    def _request(self, prepared: Prepared, unique: int, node: int, caller: Caller, end: int) -> None:
         started = time.perf_counter()
         try:
             args = prepared.decode(node, self._view, end)
@@ -312,8 +256,7 @@ class KernelHost:
         assert self._starter is not None
         run = self._starter.start(prepared.handler(caller, *args), caller.pid)
         if run is None:
-            failure = self._starter.error
-            if failure is None:
+            if (failure := self._starter.error) is None:
                 self._answer(prepared, unique, caller, args, self._starter.result, started)
             else:
                 self._failed(prepared, unique, caller, args, failure, started)
@@ -341,7 +284,7 @@ class KernelHost:
             self._take_buffer(self._spare.pop() if self._spare else bytearray(self._max_io + _HEADROOM))
 
     def _answer(
-        self, prepared: _Prepared, unique: int, caller: Caller, args: protocol.Arguments, result: Any, started: float
+        self, prepared: Prepared, unique: int, caller: Caller, args: protocol.Arguments, result: Any, started: float
     ) -> None:
         try:
             body = prepared.encode(result, args, self._valid)
@@ -373,7 +316,7 @@ class KernelHost:
 
     def _failed(
         self,
-        prepared: _Prepared,
+        prepared: Prepared,
         unique: int,
         caller: Caller,
         args: protocol.Arguments,

@@ -10,7 +10,7 @@ import errno
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreAway, StoreUnavailable
 from jfs.meta.engines.kv import statuses
@@ -18,12 +18,12 @@ from jfs.meta.engines.kv.calls import Servers
 from jfs.meta.engines.kv.database import Attempt, Database, Pair
 from jfs.meta.engines.kv.proto import etcd_pb2 as pb
 from jfs.meta.engines.kv.url import KvAddress
+from jfs.meta.store.remembered import UNKNOWN, Remembered, Unknown
 
 log = logging.getLogger(__name__)
 
 OPERATIONS: Final = 128  # etcd's --max-txn-ops, for comparisons and for changes
 _PATIENCE: Final = 10.0  # seconds that a server which does not answer is asked again
-_GENERATION: Final = 16384
 _LOST: Final = (statuses.CANCELLED, statuses.DEADLINE_EXCEEDED, statuses.INTERNAL, statuses.UNAVAILABLE)
 
 
@@ -50,8 +50,7 @@ class EtcdDatabase(Database):
         self._servers = Servers(address)
         self._server = 0
         self._token: str | None = None
-        self._young: dict[bytes, Found] = {}
-        self._old: dict[bytes, Found] = {}
+        self._remembered: Remembered[bytes, Found] = Remembered()
 
     async def open(self) -> None:
         """Try to read. StoreUnavailable, CredentialsRefused."""
@@ -185,21 +184,16 @@ class EtcdDatabase(Database):
 
     # What was seen last, of inodes and entries.
 
-    def remembered(self, key: bytes) -> Found | None:
-        """What this process saw last."""
-        found = self._young.get(key)
-        return self._old.get(key) if found is None else found
+    def remembered(self, key: bytes) -> Found | Literal[Unknown.UNKNOWN]:
+        """What this process saw last, or UNKNOWN."""
+        return self._remembered.get(key)
 
     def remember(self, key: bytes, found: Found) -> None:
-        if key[:1] != b"A" or key[9:10] not in (b"I", b"D"):
-            return
-        if len(self._young) >= _GENERATION:
-            self._old, self._young = self._young, {}
-        self._young[key] = found
+        if key[:1] == b"A" and key[9:10] in (b"I", b"D"):
+            self._remembered.put(key, found)
 
     def forget(self, key: bytes) -> None:
-        self._young.pop(key, None)
-        self._old.pop(key, None)
+        self._remembered.drop(key)
 
     # The interface.
 
@@ -214,8 +208,7 @@ class EtcdDatabase(Database):
         return [(key, value) for key, value, _ in found]
 
     async def remove_all(self) -> None:
-        self._young.clear()
-        self._old.clear()
+        self._remembered.clear()
         request = pb.DeleteRangeRequest(key=self._prefix, range_end=self._prefix + b"\xff")
         try:
             await self._ask("KV", "DeleteRange", request, pb.DeleteRangeResponse)
@@ -250,8 +243,8 @@ class EtcdAttempt(Attempt):
         found: dict[bytes, Found] = {}
         asked = []
         for key in keys:
-            known = self._database.remembered(key) if self._trust else None
-            if known is None:
+            known = self._database.remembered(key) if self._trust else UNKNOWN
+            if known is UNKNOWN:
                 asked.append(key)
             else:
                 self._guessed = True

@@ -1,29 +1,25 @@
-"""What this process last saw of inodes, entries and locks, as Redis replied; it serves nothing but reads of transactions (see `script`).
+"""What this process last saw of inodes, entries and locks, as Redis replied (see `script` for what it serves).
 
-A wrong value costs an attempt and is dropped then, so nothing here is ever invalidated by others' changes. Two generations
-bound it: when the young one is full it becomes the old one. Pages of listings are only kept as they came, and taken apart
-when a transaction first asks for an entry of that directory: `ls` pays nothing, and `rm -r` finds everything here.
+Pages of listings are only kept as they came, and taken apart when a transaction first asks for an entry of that directory:
+`ls` pays nothing, and `rm -r` finds everything here.
 """
 
 from typing import Any, Final
 
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey
 from jfs.meta.store.page import StoredPage
+from jfs.meta.store.remembered import UNKNOWN, Remembered
 
-UNKNOWN: Final = object()
-
-_GENERATION: Final = 16384  # records
 _OFFERED: Final = 8192  # entries of listings that are kept
 
 
-class RecordCache:
-    """Last known replies for inodes, entries and locks, those for missing ones included."""
+class RecordCache(Remembered[Key[Any], Any]):
+    """Last known replies for inodes, entries and locks; None is that of a missing record."""
 
-    __slots__ = ("_offers", "_old", "_young")
+    __slots__ = ("_offers",)
 
     def __init__(self) -> None:
-        self._young: dict[Key[Any], Any] = {}
-        self._old: dict[Key[Any], Any] = {}
+        super().__init__()
         self._offers: dict[int, list[StoredPage]] = {}
 
     def get(self, key: Key[Any]) -> Any:
@@ -35,17 +31,6 @@ class RecordCache:
                 self._take(key.parent)
                 return self._young.get(key, UNKNOWN)
         return raw
-
-    def put(self, key: Key[Any], raw: Any) -> None:
-        """Remember a value."""
-        if len(self._young) >= _GENERATION:
-            self._old, self._young = self._young, {}
-        self._young[key] = raw
-
-    def drop(self, key: Key[Any]) -> None:
-        """Forget a value."""
-        self._young.pop(key, None)
-        self._old.pop(key, None)
 
     def offer(self, ino: int, page: StoredPage) -> None:
         """Keep a page of directory *ino*, with attributes, for when it is asked for."""
@@ -67,6 +52,5 @@ class RecordCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._young.clear()
-        self._old.clear()
+        super().clear()
         self._offers.clear()

@@ -20,12 +20,13 @@ from jfs.meta.engines.redis.connection import Command, pack, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.engines.redis.outcome import was_made
-from jfs.meta.engines.redis.remembered import UNKNOWN, RecordCache
+from jfs.meta.engines.redis.remembered import RecordCache
 from jfs.meta.engines.redis.transaction import RedisTx
 from jfs.meta.model.attr import Attr, Entry, unpack_attr, unpack_entry
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import ChangeLog
+from jfs.meta.store.remembered import UNKNOWN
 
 log = logging.getLogger(__name__)
 

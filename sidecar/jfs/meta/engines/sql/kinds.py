@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from jfs.errors import CorruptRecord, FsError
+from jfs.meta.engines.lock_rows import flock_rows, flocks_of, plock_rows, plocks_of
 from jfs.meta.engines.rows import COLUMNS, from_row, to_row
 from jfs.meta.engines.sql.dialect import Value
 from jfs.meta.model.acl import ABSENT, AclKey, Rule, pack_named, unpack_named
@@ -20,13 +21,10 @@ from jfs.meta.model.keys import (
     Key,
     Session,
 )
-from jfs.meta.model.locks import Flock, Plock
 from jfs.meta.model.quota import DIRECTORY, Quota, QuotaKey
 
 ACL_NUMBERS: Final = "aclMaxId"  # a counter without a row: the rules' automatic numbers say it
 _RECORD: Final = 24
-_SIGN: Final = 1 << 63
-_SHARED, _EXCLUSIVE = ord("R"), ord("W")
 
 Row = tuple[Any, ...]
 
@@ -58,7 +56,7 @@ class ListKind(NamedTuple):
 
     table: str
     values: tuple[Column, ...]
-    encode: Callable[[Any], list[tuple[Value, ...]]]
+    encode: Callable[[Any], Sequence[tuple[Value, ...]]]
     decode: Callable[[Sequence[Row]], Any]
 
 
@@ -118,15 +116,6 @@ def _rule(key: AclKey, row: Row) -> Rule:
 
 def _rule_row(rule: Rule) -> tuple[Value, ...]:
     return (rule.owner, rule.group, rule.mask, rule.other, pack_named(rule.users), pack_named(rule.groups))
-
-
-def signed(owner: int) -> int:
-    """An owner of 64 bits as the column holds it."""
-    return owner - 2 * _SIGN if owner >= _SIGN else owner
-
-
-def _unsigned(owner: int) -> int:
-    return owner + 2 * _SIGN if owner < 0 else owner
 
 
 _QUOTA: Final = _columns("max_space", "max_inodes", "used_space", "used_inodes")
@@ -217,20 +206,8 @@ _KINDS: Final[dict[str, AnyKind]] = {
     ),
     "detached": RowKind("detached_node", _columns("inode"), _columns("added"), _ino, _alone, _only),
     "acl": RowKind("acl", _columns("id"), _RULE, lambda key: (key.id,), _rule_row, _rule),
-    "flock": ListKind(
-        "flock",
-        _columns("sid", "owner", "ltype"),
-        lambda locks: [(sid, signed(owner), _EXCLUSIVE if w else _SHARED) for sid, owner, w in locks or ()],
-        lambda rows: (
-            tuple(sorted(Flock(sid, _unsigned(owner), kind == _EXCLUSIVE) for sid, owner, kind in rows)) or None
-        ),
-    ),
-    "plock": ListKind(
-        "plock",
-        _columns("sid", "owner", "records"),
-        lambda locks: [(sid, signed(owner), ranges) for sid, owner, ranges in locks or ()],
-        lambda rows: tuple(sorted(Plock(sid, _unsigned(owner), ranges) for sid, owner, ranges in rows)) or None,
-    ),
+    "flock": ListKind("flock", _columns("sid", "owner", "ltype"), flock_rows, flocks_of),
+    "plock": ListKind("plock", _columns("sid", "owner", "records"), plock_rows, plocks_of),
     "parent": DerivedKind(
         "SELECT count(*) FROM {p}edge WHERE inode=? AND parent=?", _first_two, lambda count: count or None
     ),

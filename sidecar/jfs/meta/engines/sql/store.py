@@ -14,11 +14,13 @@ from jfs.meta.engines.sql import schema
 from jfs.meta.engines.sql.kinds import Row, decode, kind_of
 from jfs.meta.engines.sql.link import Link
 from jfs.meta.engines.sql.statements import Statements
-from jfs.meta.engines.sql.transaction import Remembered, SqlTx
+from jfs.meta.engines.sql.transaction import SqlTx
+from jfs.meta.engines.tables import TABLES
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey, Session
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import incremented
+from jfs.meta.store.remembered import Remembered
 from jfs.meta.store.retry import TransactionRunner
 
 K = TypeVar("K")
@@ -48,7 +50,7 @@ class SqlStore(TransactionRunner):
         self._link = link
         self.name = link.dialect.name
         self._statements = Statements(link.dialect, link.prefix)
-        self._remembered = Remembered()
+        self._remembered: Remembered[Key[Any], Sequence[Row]] = Remembered()
         self._made = False  # whether the tables are there
 
     async def open(self) -> None:
@@ -257,7 +259,7 @@ class SqlStore(TransactionRunner):
 
     async def _tables(self) -> list[str]:
         present = await self._link.tables()
-        names = [*(table.name for table in schema.TABLES), "session"]
+        names = [*(table.name for table in TABLES), "session"]
         return [self._statements.table(name) for name in names if self._link.prefix + name in present]
 
     async def reset(self) -> None:

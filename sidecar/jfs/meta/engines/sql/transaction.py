@@ -14,39 +14,13 @@ from jfs.meta.engines.sql.kinds import DerivedKind, ListKind, Row, decode, kind_
 from jfs.meta.engines.sql.statements import UNREAD, Select, Statements
 from jfs.meta.model.keys import CounterKey, EdgeKey, Key, ParentKey, SliceRefKey, XattrKey
 from jfs.meta.store.change_log import LogEntry
+from jfs.meta.store.remembered import UNKNOWN, Remembered
 from jfs.meta.store.tracking import TrackedTx
 
 Reader = Callable[[Sequence[Select]], Awaitable[list[Sequence[Row]]]]
 
 REMEMBERED: Final = frozenset(("node", "edge"))
-_GENERATION: Final = 16384  # records
 _COUNTED: Final = -(1 << 62)  # stands for a number that only the server knows
-
-
-class Remembered:
-    """Rows of inodes and entries as this process last saw them, missing ones included; two generations bound it."""
-
-    def __init__(self) -> None:
-        self._young: dict[Key[Any], Sequence[Row]] = {}
-        self._old: dict[Key[Any], Sequence[Row]] = {}
-
-    def get(self, key: Key[Any]) -> Sequence[Row] | None:
-        """The rows, or None when nothing is known."""
-        rows = self._young.get(key)
-        return self._old.get(key) if rows is None else rows
-
-    def put(self, key: Key[Any], rows: Sequence[Row]) -> None:
-        if len(self._young) >= _GENERATION:
-            self._old, self._young = self._young, {}
-        self._young[key] = rows
-
-    def drop(self, key: Key[Any]) -> None:
-        self._young.pop(key, None)
-        self._old.pop(key, None)
-
-    def clear(self) -> None:
-        self._young.clear()
-        self._old.clear()
 
 
 class SqlTx(TrackedTx):
@@ -56,7 +30,9 @@ class SqlTx(TrackedTx):
 
     MISSING_SLICE: ClassVar[int] = 0
 
-    def __init__(self, read: Reader, statements: Statements, remembered: Remembered, *, trust: bool) -> None:
+    def __init__(
+        self, read: Reader, statements: Statements, remembered: Remembered[Key[Any], Sequence[Row]], *, trust: bool
+    ) -> None:
         super().__init__()
         self._read = read
         self._statements = statements
@@ -72,8 +48,8 @@ class SqlTx(TrackedTx):
         rows: dict[Key[Any], Sequence[Row]] = {}
         asked: list[Key[Any]] = []
         for key in keys:
-            known = self._remembered.get(key) if self._trust and key.kind in REMEMBERED else None
-            if known is None:
+            known = self._remembered.get(key) if self._trust and key.kind in REMEMBERED else UNKNOWN
+            if known is UNKNOWN:
                 asked.append(key)
             else:
                 self.guessed = True

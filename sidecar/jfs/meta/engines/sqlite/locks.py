@@ -1,4 +1,4 @@
-"""Lock records in SQLite (format §3.4, §4.2.2): a row of `flock` or `plock` for each owner; owners are stored signed.
+"""Lock records in SQLite (format §3.4, §4.2.2): a row of `flock` or `plock` for each owner (`engines.lock_rows`).
 
 Bound to a connection like `records`, which registers them. A change writes an inode's rows again; sessions are found by their
 column, so nothing is kept for `LockedKey`.
@@ -8,18 +8,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from jfs.meta.engines.lock_rows import flock_rows, flocks_of, plock_rows, plocks_of
 from jfs.meta.model.locks import Flock, FlockKey, LockedKey, Plock, PlockKey
-
-_SHARED, _EXCLUSIVE = ord("R"), ord("W")
-_SIGN = 1 << 63
-
-
-def _signed(owner: int) -> int:
-    return owner - 2 * _SIGN if owner >= _SIGN else owner
-
-
-def _unsigned(owner: int) -> int:
-    return owner + 2 * _SIGN if owner < 0 else owner
 
 
 class LockRecords:
@@ -42,13 +32,13 @@ class LockRecords:
 
     def read_flocks(self, key: FlockKey) -> tuple[Flock, ...] | None:
         rows = self._execute(f"SELECT sid,owner,ltype FROM {self._p}flock WHERE inode=?", (key.ino,)).fetchall()
-        return tuple(sorted(Flock(sid, _unsigned(owner), kind == _EXCLUSIVE) for sid, owner, kind in rows)) or None
+        return flocks_of(rows)
 
     def read_plocks(self, key: PlockKey) -> tuple[Plock, ...] | None:
         rows = self._execute(
             f"SELECT sid,owner,CAST(records AS BLOB) FROM {self._p}plock WHERE inode=?", (key.ino,)
         ).fetchall()
-        return tuple(sorted(Plock(sid, _unsigned(owner), ranges) for sid, owner, ranges in rows)) or None
+        return plocks_of(rows)
 
     def read_locked(self, key: LockedKey) -> bool | None:
         table = "plock" if key.ranges else "flock"
@@ -59,12 +49,12 @@ class LockRecords:
 
     def write_flocks(self, key: FlockKey, locks: tuple[Flock, ...] | None, known: Any) -> None:
         self._execute(f"DELETE FROM {self._p}flock WHERE inode=?", (key.ino,))
-        rows = [(key.ino, s, _signed(owner), _EXCLUSIVE if w else _SHARED) for s, owner, w in locks or ()]
+        rows = [(key.ino, *row) for row in flock_rows(locks)]
         self._many(f"INSERT INTO {self._p}flock(inode,sid,owner,ltype) VALUES(?,?,?,?)", rows)
 
     def write_plocks(self, key: PlockKey, locks: tuple[Plock, ...] | None, known: Any) -> None:
         self._execute(f"DELETE FROM {self._p}plock WHERE inode=?", (key.ino,))
-        rows = [(key.ino, sid, _signed(owner), ranges) for sid, owner, ranges in locks or ()]
+        rows = [(key.ino, *row) for row in plock_rows(locks)]
         self._many(f"INSERT INTO {self._p}plock(inode,sid,owner,records) VALUES(?,?,?,?)", rows)
 
     def write_locked(self, key: LockedKey, record: bool | None, known: Any) -> None:

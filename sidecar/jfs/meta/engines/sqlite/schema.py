@@ -1,4 +1,4 @@
-"""JuiceFS 1.4's tables in SQLite (format §4.2.2, §4.2.3) and the sync that adds what an existing database lacks.
+"""JuiceFS 1.4's tables (`engines.tables`) in SQLite (format §4.2.2, §4.2.3) and the sync that adds what an existing database lacks.
 
 The texts are those the real client's ORM emits, so that a database made here is told from one made there by nothing.
 The sync only adds tables, columns and indexes, as the real client's does; what it does not know it leaves alone. Databases
@@ -7,113 +7,24 @@ of 0.14.2 keep their TEXT names and have no `id` columns, which nothing in this 
 
 import logging
 import sqlite3
+from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+from jfs.meta.engines.tables import TABLES, Column, Table
 
 log = logging.getLogger(__name__)
 
-_ID: Final = "`id` INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL"
-
-
-class Table(NamedTuple):
-    """A table: column definitions in order, a composite primary key, and indexes as (unique, name's tail, columns)."""
-
-    name: str
-    columns: tuple[str, ...]
-    primary_key: tuple[str, ...] = ()
-    indexes: tuple[tuple[bool, str, tuple[str, ...]], ...] = ()
-
-    def create(self, prefix: str) -> str:
-        """The CREATE TABLE statement."""
-        parts = list(self.columns)
-        if self.primary_key:
-            parts.append(f"PRIMARY KEY ( {','.join(f'`{column}`' for column in self.primary_key)} )")
-        return f"CREATE TABLE IF NOT EXISTS `{prefix}{self.name}` ({', '.join(parts)})"
-
-    def create_indexes(self, prefix: str) -> dict[str, str]:
-        """CREATE INDEX statements by index name."""
-        table = prefix + self.name
-        statements = {}
-        for unique, tail, columns in self.indexes:
-            name = f"{'UQE' if unique else 'IDX'}_{table}_{tail}"
-            on = ",".join(f"`{column}`" for column in columns)
-            statements[name] = f"CREATE {'UNIQUE ' if unique else ''}INDEX `{name}` ON `{table}` ({on})"
-        return statements
-
-
-def _integers(*names: str, null: str = "NOT NULL") -> tuple[str, ...]:
-    return tuple(f"`{name}` INTEGER {null}" for name in names)
-
-
-_INODE: Final = "`inode` INTEGER PRIMARY KEY NOT NULL"
-_QUOTA: Final = _integers("max_space", "max_inodes", "used_space", "used_inodes")
-
-TABLES: Final = (
-    Table("setting", ("`name` TEXT PRIMARY KEY NOT NULL", "`value` TEXT NOT NULL")),
-    Table("counter", ("`name` TEXT PRIMARY KEY NOT NULL", "`value` INTEGER NOT NULL")),
-    Table(
-        "edge",
-        (_ID, "`parent` INTEGER NOT NULL", "`name` BLOB NOT NULL", *_integers("inode", "type")),
-        indexes=((True, "edge", ("parent", "name")), (False, "inode", ("inode",))),
-    ),
-    Table(
-        "node",
-        (
-            _INODE,
-            *_integers("type", "flags", "mode", "uid", "gid", "atime", "mtime", "ctime"),
-            *_integers("atimensec", "mtimensec", "ctimensec", null="DEFAULT 0 NOT NULL"),
-            *_integers("nlink", "length"),
-            *_integers("rdev", "parent", "access_acl_id", "default_acl_id", "tier_id", null="NULL"),
-        ),
-    ),
-    Table("symlink", (_INODE, "`target` BLOB NOT NULL")),
-    Table(
-        "xattr",
-        (_ID, "`inode` INTEGER NOT NULL", "`name` TEXT NOT NULL", "`value` BLOB NOT NULL"),
-        indexes=((True, "name", ("inode", "name")),),
-    ),
-    Table(
-        "chunk",
-        (_ID, *_integers("inode", "indx"), "`slices` BLOB NOT NULL"),
-        indexes=((True, "chunk", ("inode", "indx")),),
-    ),
-    Table(
-        "chunk_ref",
-        ("`chunkid` INTEGER PRIMARY KEY NOT NULL", *_integers("size", "refs")),
-        indexes=((False, "refs", ("refs",)),),
-    ),
-    Table(
-        "delslices",
-        ("`chunkid` INTEGER PRIMARY KEY NOT NULL", "`deleted` INTEGER NOT NULL", "`slices` BLOB NOT NULL"),
-    ),
-    Table("session2", ("`sid` INTEGER PRIMARY KEY NOT NULL", "`expire` INTEGER NOT NULL", "`info` BLOB NULL")),
-    Table("sustained", (_ID, *_integers("sid", "inode")), indexes=((True, "sustained", ("sid", "inode")),)),
-    Table("delfile", (_INODE, *_integers("length", "expire"))),
-    Table(
-        "flock",
-        (_ID, *_integers("inode", "sid", "owner", "ltype")),
-        indexes=((True, "flock", ("inode", "sid", "owner")),),
-    ),
-    Table(
-        "plock",
-        (_ID, *_integers("inode", "sid", "owner"), "`records` BLOB NOT NULL"),
-        indexes=((True, "plock", ("inode", "sid", "owner")),),
-    ),
-    Table("dir_quota", (_INODE, *_QUOTA)),
-    Table("user_group_quota", (*_integers("qtype", "qkey"), *_QUOTA), primary_key=("qtype", "qkey")),
-    Table("dir_stats", (_INODE, *_integers("data_length", "used_space", "used_inodes"))),
-    Table("detached_node", (_INODE, "`added` INTEGER NOT NULL")),
-    Table(
-        "acl",
-        (
-            _ID,
-            *_integers("owner", "group", "mask", "other", null="NULL"),
-            "`named_users` BLOB NULL",
-            "`named_groups` BLOB NULL",
-        ),
-    ),
-    Table("delegation_token", (_ID, "`token` BLOB NULL")),
-    Table("change_log", (_ID, "`entry` TEXT NOT NULL")),
-)
+_TYPES: Final = {
+    "long": "INTEGER",
+    "int": "INTEGER",
+    "string": "TEXT",
+    "text": "TEXT",
+    "blob": "BLOB",
+    "name": "BLOB",
+    "target": "BLOB",
+    "id": "INTEGER",
+    "id32": "INTEGER",
+}
 
 
 class Present(NamedTuple):
@@ -137,22 +48,39 @@ def inspect(connection: sqlite3.Connection, prefix: str) -> Present:
     return Present(tables, frozenset(indexes))
 
 
+def _definition(table: Table, column: Column) -> str:
+    """A column in CREATE TABLE and ALTER TABLE; a key of one column stands there too."""
+    key = ""
+    if table.primary_key == (column.name,):
+        key = "PRIMARY KEY AUTOINCREMENT " if column.kind.startswith("id") else "PRIMARY KEY "
+    return f"`{column.name}` {_TYPES[column.kind]} {key}{column.constraint}"
+
+
+def _names(columns: Iterable[str]) -> str:
+    return ",".join(f"`{column}`" for column in columns)
+
+
 def missing_statements(present: Present, prefix: str) -> list[str]:
     """DDL that adds what *present* lacks; empty when it is complete."""
     statements = []
     for table in TABLES:
+        name = prefix + table.name
         columns = present.tables.get(table.name)
         if columns is None:
-            statements.append(table.create(prefix))
+            parts = [_definition(table, column) for column in table.columns]
+            if len(table.primary_key) > 1:
+                parts.append(f"PRIMARY KEY ( {_names(table.primary_key)} )")
+            statements.append(f"CREATE TABLE IF NOT EXISTS `{name}` ({', '.join(parts)})")
         else:
             statements += [
-                f"ALTER TABLE `{prefix}{table.name}` ADD COLUMN {column}"
+                f"ALTER TABLE `{name}` ADD COLUMN {_definition(table, column)}"
                 for column in table.columns
-                if column.split("`")[1] not in columns and "PRIMARY KEY" not in column
+                if column.name not in columns and table.primary_key != (column.name,)
             ]
-        statements += [
-            statement for name, statement in table.create_indexes(prefix).items() if name not in present.indexes
-        ]
+        for unique, tail, keys in table.indexes:
+            index = table.index_name(prefix, unique, tail)
+            if index not in present.indexes:
+                statements.append(f"CREATE {'UNIQUE ' if unique else ''}INDEX `{index}` ON `{name}` ({_names(keys)})")
     return statements
 
 

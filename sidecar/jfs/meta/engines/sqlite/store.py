@@ -14,6 +14,7 @@ from jfs.meta.engines.sqlite import schema
 from jfs.meta.engines.sqlite.group import GroupedDatabase
 from jfs.meta.engines.sqlite.transaction import SqliteTx
 from jfs.meta.engines.sqlite.url import SqliteAddress
+from jfs.meta.engines.tables import TABLES
 from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, Key, Session
 from jfs.meta.store.base import Tx
@@ -217,14 +218,14 @@ class SqliteStore(TransactionRunner):
 
     def _is_blank(self) -> bool:
         connection = self._database.connection
-        known = {table.name for table in schema.TABLES} | {"session"}
+        known = {table.name for table in TABLES} | {"session"}
         present = schema.inspect(connection, self._p).tables.keys() & known
         return not any(connection.execute(f"SELECT 1 FROM `{self._p}{table}` LIMIT 1").fetchone() for table in present)
 
     async def reset(self) -> None:
         async with self._database.transaction():
             connection = self._database.connection
-            known = {table.name for table in schema.TABLES} | {"session"}
+            known = {table.name for table in TABLES} | {"session"}
             for table in schema.inspect(connection, self._p).tables.keys() & known:
                 connection.execute(f"DROP TABLE `{self._p}{table}`")
             schema.sync(connection, self._p)

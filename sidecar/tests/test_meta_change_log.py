@@ -8,12 +8,14 @@ import pytest
 import store_engines as engines
 from jfs.errors import FsError
 from jfs.format.constants import ROOT
+from jfs.meta.engines.memory.store import MemoryStore
 from jfs.meta.model.keys import CounterKey, SettingKey
 from jfs.meta.operations import journal
 from jfs.meta.operations.journal import escaped
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.store.change_log import SECOND, ChangeLog, LogEntry
 from jfs.meta.volume import SUPERUSER, Meta
+from jfs.meta.volume.following import follow
 from jfs.meta.volume.session import keep_change_log, load_setting
 from meta_volumes import Volume, volume
 
@@ -115,6 +117,47 @@ async def test_the_log_is_trimmed_by_age_and_number(engine: str, tmp_path: Path)
         left = await texts(store)
         assert len(left) == 5
         assert "more8" in left[-2]
+
+
+@logged
+async def test_a_log_is_followed_while_it_grows_and_is_trimmed(engine: str, tmp_path: Path) -> None:
+    async with logging(engine, tmp_path) as (_, meta):
+        store = meta.store
+        for number in range(3):
+            await meta.mkdir(SUPERUSER, ROOT, b"d%d" % number, 0o755)
+        everything = await store.logged_after(0, 1000)
+        assert [line for _, line in everything] == await store.oldest_logged(1000)
+        versions = [version for version, _ in everything]
+        assert versions == sorted(set(versions))
+        assert versions[-1] == await store.last_logged()
+        assert await store.logged_after(versions[1], 2) == everything[2:4]
+        assert await store.logged_after(versions[-1], 2) == []
+        await store.forget_logged(4)
+        assert await store.logged_after(0, 1000) == everything[4:]
+        follower = follow(store, versions[4])
+        assert [await anext(follower) for _ in everything[5:]] == everything[5:]
+        await meta.mkdir(SUPERUSER, ROOT, b"late", 0o755)
+        version, line = await anext(follower)
+        assert version > versions[-1]
+        assert b"CREATE(1,late," in line
+        await follower.aclose()  # type: ignore[attr-defined]
+
+
+class Late(MemoryStore):
+    """The second of three entries appears after the third, as on servers where versions are given before the commit."""
+
+    asked = 0
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        self.asked += 1
+        found = [(1, b"a"), (7, b"c")] if self.asked < 3 else [(1, b"a"), (5, b"b"), (7, b"c")]
+        return [one for one in found if one[0] > version]
+
+
+async def test_an_entry_that_appears_late_is_not_lost() -> None:
+    follower = follow(Late(), 0)
+    assert [await anext(follower) for _ in range(3)] == [(1, b"a"), (5, b"b"), (7, b"c")]
+    await follower.aclose()  # type: ignore[attr-defined]
 
 
 async def _age(store: Store) -> None:

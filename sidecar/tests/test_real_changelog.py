@@ -26,7 +26,7 @@ _PASSING = ("CLEANSESSION(", "SET(", "INCR_COUNTER(", "DIRSTAT(", "DELCHUNK(", "
 @contextlib.contextmanager
 def database(engine: str, directory: Path) -> Iterator[str]:
     directory.mkdir()
-    if engine == "tikv":
+    if engine not in ("sqlite3", "redis"):
         yield blank(engine)
         return
     if engine == "sqlite3":
@@ -173,27 +173,47 @@ def test_the_same_operations_leave_the_same_lines(engine: str, tmp_path: Path) -
     assert before == [line for line in logs["ours"] if not line.startswith(("CLONE(", "UNLINKBATCH(", "RMDIR("))]
 
 
-@pytest.mark.parametrize("engine", ["redis", "sqlite3", "tikv"])
-def test_the_real_client_follows_our_log(engine: str, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def following(program: list[str], url: str, said: Path, version: int) -> Iterator[None]:
+    with said.open("wb") as file:
+        follower = subprocess.Popen([*program, "changelog", url, "--from", str(version)], stdout=file)
+    try:
+        yield
+    finally:
+        follower.terminate()
+        follower.wait()
+
+
+@pytest.mark.parametrize("engine", ["redis", "sqlite3", "tikv", "postgres", "mysql"])
+def test_the_log_is_followed_by_both_clients_in_the_same_words(engine: str, tmp_path: Path) -> None:
     with database(engine, tmp_path / "db") as url:
         volume = Volume(url, tmp_path / "objects").format()
         run(*JFS, "config", url, "--changelog", "--changelog-max-lines", "5", "--yes")
         with mounted(volume, tmp_path / "mnt") as where:
             (where / "first").write_bytes(b"1")
-            followed = tmp_path / "followed"
-            with followed.open("wb") as file:
-                follower = subprocess.Popen([REAL, "changelog", url, "--from", "1"], stdout=file, stderr=file)
-            try:
-                eventually(
-                    lambda: b"CREATE(1,first," in followed.read_bytes(), "the log is followed from its beginning"
-                )
+            real, ours = tmp_path / "real", tmp_path / "ours"
+            with following([REAL], url, real, 1), following(list(JFS), url, ours, 1):
+                for said in (real, ours):
+                    eventually(
+                        lambda said=said: b"CREATE(1,first," in said.read_bytes(),
+                        "the log is followed from its beginning",
+                    )
                 os.rename(where / "first", where / "second, too")
-                eventually(lambda: b"second%2C too" in followed.read_bytes(), "the log is followed")
-            finally:
-                follower.kill()
-                follower.wait()
-        if engine != "tikv":
+                for said in (real, ours):
+                    eventually(lambda said=said: b"second%2C too" in said.read_bytes(), "the log is followed")
+            entries = [[line for line in said.read_bytes().splitlines() if line[:1].isdigit()] for said in (real, ours)]
+            both = min(map(len, entries))
+            assert entries[0][:both] == entries[1][:both]
+        if engine in ("redis", "sqlite3"):
             assert [line for line in lines(url) if "CLEANSESSION(1)" in line]
+
+
+def test_a_volume_without_a_log_is_not_followed(tmp_path: Path) -> None:
+    volume = Volume(f"sqlite3://{tmp_path}/meta.db", tmp_path / "objects").format()
+    for program in ([REAL], JFS):
+        done = subprocess.run([*program, "changelog", volume.url], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "--changelog" in done.stderr
 
 
 def test_the_log_begins_on_a_mounted_volume_and_ends_there(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--binary", action="store_true", help="the compact binary form, always of the whole volume")
     parser.add_argument("--fast", action="store_true", help=f"accepted; {_WITHOUT_EFFECT}")
     parser.add_argument("--threads", type=int, metavar="N", help=f"accepted; {_WITHOUT_EFFECT}")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     given = [name for name, set_ in (("--fast", options.fast), ("--threads", options.threads is not None)) if set_]
     if given:
         print(f"jfs dump: {' and '.join(given)}: {_WITHOUT_EFFECT}", file=sys.stderr)
@@ -111,12 +111,10 @@ async def _dump(options: argparse.Namespace, password: str) -> int:
 
 async def _directory(store: Any, path: str) -> int:
     """The inode of a directory of the volume."""
-    from jfs.format.constants import DIRECTORY, ROOT
+    from jfs.format.constants import DIRECTORY
+    from jfs.meta.volume.paths import find
 
-    ino = ROOT
-    for name in path.strip("/").split("/"):
-        found = await store.lookup(ino, os.fsencode(name))
-        if found is None or found[0].kind != DIRECTORY:
-            raise VolumeError(f"the volume has no directory {path}")
-        ino = found[0].ino
-    return ino
+    found = await find(store, os.fsencode(path))
+    if found is None or found.kind != DIRECTORY:
+        raise VolumeError(f"the volume has no directory {path}")
+    return found.ino

@@ -166,20 +166,12 @@ class _Check:
             log.warning("  it cannot be repaired: %s", damage.remedy)
 
     async def _resolve(self, path: str) -> int:
-        from jfs.format.constants import ROOT, TRASH, TRASH_NAME
+        from jfs.meta.volume.paths import find
 
-        at = ROOT
-        for name in path.encode("utf-8", "surrogateescape").split(b"/"):
-            if not name:
-                continue
-            if at == ROOT and name == TRASH_NAME:
-                at = TRASH
-                continue
-            found = await self._store.lookup(at, name)
-            if found is None:
-                raise ConfigError(f"--path {path}: there is no such file or directory in volume {self._setting.name}")
-            at = found[0].ino
-        return at
+        found = await find(self._store, path.encode("utf-8", "surrogateescape"))
+        if found is None:
+            raise ConfigError(f"--path {path}: there is no such file or directory in volume {self._setting.name}")
+        return found.ino
 
     async def data(self) -> bool:
         """Look for the blocks of what is in scope; whether all are there."""

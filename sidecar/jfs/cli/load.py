@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--encrypt-rsa-key", default="", metavar="FILE", help="the key of an encrypted backup")
     parser.add_argument("--encrypt-algo", default="aes256gcm-rsa", help="how it is encrypted (aes256gcm-rsa)")
     parser.add_argument("--threads", type=int, default=10, metavar="N", help="transactions at once (10)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.threads < 1:
         raise ConfigError("load --threads: give at least 1")
     if options.offset is not None and not options.stat:

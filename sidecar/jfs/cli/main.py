@@ -34,7 +34,8 @@ COMMANDS: Final = {
     "clone": Command("jfs.cli.clone", "copy a file or tree of a mount without copying data"),
     "summary": Command("jfs.cli.summary", "show how much lies below a directory of a mount"),
     "restore": Command("jfs.cli.restore", "take removed entries out of the trash"),
-    "tier": Command("jfs.cli.tier", "show the storage tiers of a volume"),
+    "tier": Command("jfs.cli.tier", "show the storage tiers of a volume, change those of files"),
+    "changelog": Command("jfs.cli.changelog", "follow the change log of a volume"),
     "dump": Command("jfs.cli.dump", "write the metadata of a volume into a file"),
     "load": Command("jfs.cli.load", "bring a dump into an empty database"),
     "stats": Command("jfs.cli.stats", "show what a mount is doing"),
@@ -49,7 +50,7 @@ COMMANDS: Final = {
     "zygote": Command("jfs.cli.zygote"),
 }
 # Commands of the real client that this one does not have.
-_ABSENT: Final = "changelog debug gateway mdtest sync webdav"
+_ABSENT: Final = "debug gateway mdtest sync webdav"
 _USAGE: Final = """\
 usage: jfs [-v | -q | --log-level LEVEL] [--no-color] COMMAND [arguments]
 

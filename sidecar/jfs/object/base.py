@@ -52,6 +52,16 @@ class ObjectStorage(Protocol):
         tier that it belongs to, which storages without classes ignore."""
         ...
 
+    async def change_tier(self, key: str, tier: int) -> None:
+        """Give an object the class and tags of a tier, its content unchanged and at every moment there; nothing happens on storages
+        without classes. ObjectNotFound."""
+        ...
+
+    async def thaw(self, key: str, days: int) -> None:
+        """Have an archived object made readable for *days*, which takes the storage hours; one that is readable is success.
+        ObjectNotFound; ObjectUnavailable on storages without archives."""
+        ...
+
     def advise(self, key: str) -> None:
         """The whole object will be read soon: a local directory has the disk read it meanwhile, others do nothing."""
         ...

@@ -50,6 +50,12 @@ class EncryptedStorage:
             sealed = await asyncio.get_running_loop().run_in_executor(None, self._cipher.seal, data)
         await self._inner.put(key, sealed, tier)
 
+    async def change_tier(self, key: str, tier: int) -> None:
+        await self._inner.change_tier(key, tier)
+
+    async def thaw(self, key: str, days: int) -> None:
+        await self._inner.thaw(key, days)
+
     def advise(self, key: str) -> None:
         return
 

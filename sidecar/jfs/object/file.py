@@ -74,6 +74,12 @@ class FileStorage:
         except OSError as error:
             raise self._explain(error, "write", key) from error
 
+    async def change_tier(self, key: str, tier: int) -> None:
+        return
+
+    async def thaw(self, key: str, days: int) -> None:
+        raise ObjectUnavailable(f"{self.describe()} is a storage without archives: nothing can be restored there")
+
     def advise(self, key: str) -> None:
         asyncio.get_running_loop().run_in_executor(None, _advise, self._root + key)
 

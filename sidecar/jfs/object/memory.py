@@ -6,7 +6,7 @@ Invariant and contract are those of `base.py`; nothing ever suspends. Objects ar
 import time
 from collections.abc import AsyncIterator
 
-from jfs.errors import ObjectNotFound
+from jfs.errors import ObjectNotFound, ObjectUnavailable
 from jfs.object.base import Data, ObjectInfo
 
 
@@ -29,6 +29,12 @@ class MemoryStorage:
 
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         self.objects[key] = (bytes(data), time.time())
+
+    async def change_tier(self, key: str, tier: int) -> None:
+        return
+
+    async def thaw(self, key: str, days: int) -> None:
+        raise ObjectUnavailable(f"{self.describe()} is a storage without archives: nothing can be restored there")
 
     def advise(self, key: str) -> None:
         return

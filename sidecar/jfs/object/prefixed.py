@@ -24,6 +24,12 @@ class PrefixedStorage:
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         await self._inner.put(self._prefix + key, data, tier)
 
+    async def change_tier(self, key: str, tier: int) -> None:
+        await self._inner.change_tier(self._prefix + key, tier)
+
+    async def thaw(self, key: str, days: int) -> None:
+        await self._inner.thaw(self._prefix + key, days)
+
     def advise(self, key: str) -> None:
         self._inner.advise(self._prefix + key)
 

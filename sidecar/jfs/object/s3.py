@@ -89,16 +89,43 @@ class S3Storage:
 
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         view = memoryview(data)
-        headers = {_CHECKSUM: str(crc32c(view))}
+        headers = {_CHECKSUM: str(crc32c(view)), **self._tier_headers(tier)}
+        answer = await self._ask("PUT", key, headers, view)
+        if answer.status not in (200, 201, 204):
+            raise self._explain("write", key, answer)
+
+    def _tier_headers(self, tier: int) -> dict[str, str]:
+        """Class and tags of a new object."""
         options = self._options
         kind = options.tiers.get(tier) or options.tiers.get(0)  # a tier that is not known (any more): as tier 0
+        headers = {}
         if storage_class := kind.storage_class if kind is not None else options.storage_class:
             headers["x-amz-storage-class"] = storage_class
         if kind is not None and kind.tag:
             headers["x-amz-tagging"] = kind.tag
-        answer = await self._ask("PUT", key, headers, view)
-        if answer.status not in (200, 201, 204):
-            raise self._explain("write", key, answer)
+        return headers
+
+    async def change_tier(self, key: str, tier: int) -> None:
+        """By a copy onto itself. Its metadata are given anew with it, as a copy that changed nothing would be refused."""
+        found = await self._ask("HEAD", key, {})
+        if found.status != 200:
+            raise self._explain("look at", key, found)
+        headers = {name: value for name, value in found.headers.items() if name.startswith("x-amz-meta-")}
+        if kind := found.headers.get("content-type"):
+            headers["Content-Type"] = kind
+        headers |= {"x-amz-storage-class": "STANDARD"} | self._tier_headers(tier)  # some servers keep it unless told
+        headers["x-amz-copy-source"] = self._address.source(key)
+        headers["x-amz-metadata-directive"] = headers["x-amz-tagging-directive"] = "REPLACE"
+        answer = await self._ask("PUT", key, headers)
+        if answer.status != 200 or b"<Error>" in bytes(answer.body[:4096]):  # a copy may fail after its status was sent
+            raise self._explain("copy", key, answer)
+
+    async def thaw(self, key: str, days: int) -> None:
+        order = f"<RestoreRequest><Days>{days}</Days></RestoreRequest>".encode()
+        answer = await self._ask("POST", key, {}, memoryview(order), query="restore=")
+        if answer.status in (200, 202) or _code(answer) in ("InvalidObjectState", "RestoreAlreadyInProgress"):
+            return
+        raise self._explain("read" if answer.status == 404 else "restore", key, answer)
 
     def advise(self, key: str) -> None:
         return
@@ -135,13 +162,15 @@ class S3Storage:
     def describe(self) -> str:
         return f"s3://{self._address.endpoint}/{self._address.bucket}/"
 
-    async def _ask(self, method: str, key: str, headers: dict[str, str], data: memoryview | None = None) -> HttpAnswer:
+    async def _ask(
+        self, method: str, key: str, headers: dict[str, str], data: memoryview | None = None, query: str = ""
+    ) -> HttpAnswer:
         """Send a request, again while its failure is transient and tries are left; any other answer is the caller's."""
         tried = 0
         while True:
             tried += 1
             try:
-                answer = await self._send(method, key, dict(headers), data)
+                answer = await self._send(method, key, dict(headers), data, query)
             except (TimeoutError, OSError) as error:
                 if tried >= self._options.tries:
                     reason = str(error) or type(error).__name__
@@ -156,13 +185,15 @@ class S3Storage:
             pause = self._options.first_pause * 2 ** (tried - 1)
             await asyncio.sleep(wanted + random.uniform(0.5, 1.0) * pause)
 
-    async def _send(self, method: str, key: str, headers: dict[str, str], data: memoryview | None) -> HttpAnswer:
+    async def _send(
+        self, method: str, key: str, headers: dict[str, str], data: memoryview | None, query: str
+    ) -> HttpAnswer:
         path = self._address.path(key)
         credentials = self._static or await self._credentials()
         if credentials is not None:
-            self._signer.sign(credentials, method, self._address.host, path, headers)
+            self._signer.sign(credentials, method, self._address.host, path, headers, query=query)
         client = self._client or self._open_client()
-        return await client.request(method, path, headers, data)
+        return await client.request(method, f"{path}?{query}" if query else path, headers, data)
 
     def _open_client(self) -> HttpClient:
         options = self._options

@@ -47,6 +47,10 @@ class BucketAddress:
         encoded = quote(key, safe="/-_.~")
         return f"/{self.bucket}/{encoded}" if self.path_style else f"/{encoded}"
 
+    def source(self, key: str) -> str:
+        """How a request for a copy names an object."""
+        return f"/{self.bucket}/{quote(key, safe='/-_.~')}"
+
     def describe(self) -> str:
         """For messages."""
         return f"{self.scheme}://{self.endpoint}/{self.bucket}/"

@@ -35,9 +35,11 @@ class Signer:
         path: str,
         headers: dict[str, str],
         now: float | None = None,
+        *,
+        query: str = "",
     ) -> None:
         """Add what makes the request authentic to *headers*, whose `x-amz-…` (lower case) become part of the signature; *path* is
-        percent-encoded and has no query; *now* in unix seconds."""
+        percent-encoded; *now* in unix seconds; *query* is what follows it, in the canonical form."""
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         day = moment[:8]
         headers["x-amz-content-sha256"] = PAYLOAD
@@ -48,7 +50,7 @@ class Signer:
         names = sorted(signed)
         listed = ";".join(names)
         canonical = "\n".join(
-            (method, path, "", *(f"{name}:{signed[name].strip()}" for name in names), "", listed, PAYLOAD)
+            (method, path, query, *(f"{name}:{signed[name].strip()}" for name in names), "", listed, PAYLOAD)
         )
         scope = f"{day}/{self.region}/s3/aws4_request"
         digest = hashlib.sha256(canonical.encode()).hexdigest()

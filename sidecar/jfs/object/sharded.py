@@ -39,6 +39,12 @@ class ShardedStorage:
     async def put(self, key: str, data: Data, tier: int = 0) -> None:
         await self._of(key).put(key, data, tier)
 
+    async def change_tier(self, key: str, tier: int) -> None:
+        await self._of(key).change_tier(key, tier)
+
+    async def thaw(self, key: str, days: int) -> None:
+        await self._of(key).thaw(key, days)
+
     def advise(self, key: str) -> None:
         self._of(key).advise(key)
 

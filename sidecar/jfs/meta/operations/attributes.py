@@ -4,7 +4,7 @@ import errno
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
-from jfs.format.constants import APPEND, DIRECTORY, IMMUTABLE
+from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE
 from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
@@ -62,6 +62,18 @@ async def setattr(
     if tx.journal is not None:
         journal.changed(tx, now, ino, _bits(change), attr)
     return attr, numbered
+
+
+async def set_tier(tx: Tx, ino: int, tier: int, now: int) -> None:
+    """Give a file or directory a storage tier, whatever it has; FsError(EPERM) for what is neither or lies in the trash."""
+    (node,) = await tx.get(NodeKey(ino))
+    if node is None:
+        raise FsError(errno.ENOENT)
+    if common.in_trash(node) or node.kind not in (DIRECTORY, FILE):
+        raise FsError(errno.EPERM)
+    attr = common.with_ctime(node._replace(tier=tier), now)
+    tx.put(NodeKey(ino), attr)
+    journal.changed(tx, now, ino, journal.TIER, attr)
 
 
 def _bits(change: AttrChange) -> int:

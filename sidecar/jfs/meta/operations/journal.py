@@ -27,6 +27,7 @@ ATIME: Final = 16
 MTIME: Final = 32
 ATIME_NOW: Final = 128
 MTIME_NOW: Final = 256
+TIER: Final = 1024
 FLAGS: Final = 8192
 
 

@@ -256,6 +256,15 @@ class Store(Protocol):
         """The first entries of the change log, at most *count*."""
         ...
 
+    async def last_logged(self) -> int:
+        """The version of the newest entry of the change log, 0 when it has none."""
+        ...
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        """Entries of the change log with later versions than *version*, by version, at most *count*. Where others commit at the same
+        time an entry may appear that is older than one seen before, but on Redis and SQLite, where versions have no gaps either."""
+        ...
+
     async def forget_logged(self, count: int) -> None:
         """Remove the first *count* entries of the change log."""
         ...

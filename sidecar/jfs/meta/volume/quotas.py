@@ -15,6 +15,7 @@ from jfs.meta.model.quota import DIRECTORY, GROUP, UNLIMITED, USER, Quota, Quota
 from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
 from jfs.meta.store.base import Store, Tx
+from jfs.meta.volume.paths import find
 from jfs.meta.volume.summary import summary
 
 _BATCH: Final = 500
@@ -38,19 +39,14 @@ class Difference(NamedTuple):
 
 async def find_directory(store: Store, path: str) -> int:
     """The directory at *path* of the volume. ConfigError when there is none, or it is in the trash."""
-    at = ROOT
-    for name in path.encode().split(b"/"):
-        if name in (b"", b"."):
-            continue
-        found = await store.lookup(at, name)
-        if found is None:
-            raise ConfigError(f"there is no directory {path} in the volume")
-        if found[0].kind != DIRECTORY_KIND:
-            raise ConfigError(f"{path} is no directory of the volume")
-        at = found[0].ino
-    if at >= TRASH:
+    found = await find(store, path.encode())
+    if found is None:
+        raise ConfigError(f"there is no directory {path} in the volume")
+    if found.kind != DIRECTORY_KIND:
+        raise ConfigError(f"{path} is no directory of the volume")
+    if found.ino >= TRASH:
         raise ConfigError(f"{path} is in the trash, which has no quotas")
-    return at
+    return found.ino
 
 
 async def path_of(store: Store, ino: int) -> str:

@@ -91,11 +91,23 @@ def sustained(sid: int) -> bytes:
 
 
 CHANGE_LOG: Final = b"XLOG"
+_LOG_RANGES: Final = 64
 
 
 def logged(id: int) -> bytes:
     """An entry of the change log, as TiKV has it: spread over 64 ranges (format §4.3.2)."""
-    return CHANGE_LOG + bytes([(id ^ id >> 18) % 64]) + id.to_bytes(8, "big")
+    return CHANGE_LOG + bytes([(id ^ id >> 18) % _LOG_RANGES]) + id.to_bytes(8, "big")
+
+
+def logged_version(key: bytes) -> int:
+    """The id in the key of an entry."""
+    return int.from_bytes(key[-8:], "big")
+
+
+def logged_ranges(version: int) -> list[tuple[bytes, bytes]]:
+    """Where entries with ids above *version* are."""
+    places = [CHANGE_LOG + bytes([place]) for place in range(_LOG_RANGES)]
+    return [(place + (version + 1).to_bytes(8, "big"), after(place)) for place in places]
 
 
 def after(prefix: bytes) -> bytes:

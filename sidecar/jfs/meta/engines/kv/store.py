@@ -4,6 +4,7 @@ A result or an error leaves an attempt only when the database agrees to what was
 reads it here sees what this client has added.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -281,6 +282,17 @@ class KvStore(TransactionRunner):
 
     async def oldest_logged(self, count: int) -> list[bytes]:
         return [line for line in await self._database.get((await self._logged())[:count]) if line is not None]
+
+    async def last_logged(self) -> int:
+        keys = await self._logged()
+        return layout.logged_version(keys[-1]) if keys else 0
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        pages = await asyncio.gather(
+            *(self._database.page(start, end, count) for start, end in layout.logged_ranges(version))
+        )
+        found = sorted((layout.logged_version(key), line) for page in pages for key, line in page)
+        return found[:count]
 
     async def forget_logged(self, count: int) -> None:
         oldest = (await self._logged())[:count]

@@ -25,6 +25,7 @@ class MemoryDatabase:
         self.parents: dict[int, dict[int, int]] = {}
         self.chunks: dict[int, dict[int, bytes]] = {}
         self.change_log: list[bytes] = []
+        self.forgotten = 0  # entries that it no longer has
 
     def read(self, key: Key[Any]) -> Any:
         """The record of *key* as `Tx.get` defines it."""
@@ -120,6 +121,7 @@ class MemoryDatabase:
         for records in (self.flat, self.edges, self.xattrs, self.parents, self.chunks):
             records.clear()
         self.change_log.clear()
+        self.forgotten = 0
 
     def is_blank(self) -> bool:
         return not (self.flat or self.edges or self.xattrs or self.parents or self.chunks)

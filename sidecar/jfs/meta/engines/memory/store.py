@@ -169,7 +169,16 @@ class MemoryStore(TransactionRunner):
     async def oldest_logged(self, count: int) -> list[bytes]:
         return self._database.change_log[:count]
 
+    async def last_logged(self) -> int:
+        return self._database.forgotten + len(self._database.change_log)
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        first = max(version - self._database.forgotten, 0)
+        lines = self._database.change_log[first : first + count]
+        return list(enumerate(lines, self._database.forgotten + first + 1))
+
     async def forget_logged(self, count: int) -> None:
+        self._database.forgotten += len(self._database.change_log[:count])
         del self._database.change_log[:count]
 
     async def is_blank(self) -> bool:

@@ -270,6 +270,26 @@ class RedisStore(TransactionRunner):
         (lines,) = await self._link.read([(b"LRANGE", layout.CHANGE_LOG, 0, count - 1)])
         return list(lines)
 
+    async def last_logged(self) -> int:
+        (raw,) = await self._link.read([(b"GET", layout.LOGGED)])
+        return int(raw or 0)
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        start, first = 0, None
+        while True:  # until the place of the first entry is known, and was still that when they were read
+            transaction: list[Command] = [
+                (b"MULTI",),
+                (b"GET", layout.LOGGED),
+                (b"LLEN", layout.CHANGE_LOG),
+                (b"LRANGE", layout.CHANGE_LOG, start, start if first is None else start + count - 1),
+                (b"EXEC",),
+            ]
+            last, length, lines = (await self._link.read(transaction))[-1]
+            begin = int(last or 0) - length + 1
+            if first == begin:
+                return list(enumerate(lines, begin + start))
+            first, start = begin, max(version + 1 - begin, 0)
+
     async def forget_logged(self, count: int) -> None:
         await self._link.change([(b"LTRIM", layout.CHANGE_LOG, count, -1)])
 

@@ -245,6 +245,17 @@ class SqlStore(TransactionRunner):
         )
         return [line for (line,) in rows]
 
+    async def last_logged(self) -> int:
+        rows = await self._link.rows(f"SELECT coalesce(max(id),0) FROM {self._statements.table('change_log')}")
+        return rows[0][0] if rows else 0
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        entry, table = self._link.dialect.text_as_bytes("entry"), self._statements.table("change_log")
+        rows = await self._link.rows(
+            f"SELECT id,{entry} FROM {table} WHERE id>{int(version)} ORDER BY id LIMIT {int(count)}"
+        )
+        return [(number, line) for number, line in rows]
+
     async def forget_logged(self, count: int) -> None:
         table = self._statements.table("change_log")
         rows = await self._link.rows(f"SELECT id FROM {table} ORDER BY id LIMIT 1 OFFSET {max(count - 1, 0)}")

@@ -206,6 +206,14 @@ class SqliteStore(TransactionRunner):
         sql = f"SELECT CAST(entry AS BLOB) FROM {self._p}change_log ORDER BY id LIMIT ?"
         return [entry for (entry,) in await self._rows(sql, (count,))]
 
+    async def last_logged(self) -> int:
+        ((last,),) = await self._rows(f"SELECT coalesce(max(id),0) FROM {self._p}change_log")
+        return int(last)
+
+    async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
+        sql = f"SELECT id,CAST(entry AS BLOB) FROM {self._p}change_log WHERE id>? ORDER BY id LIMIT ?"
+        return [(number, entry) for number, entry in await self._rows(sql, (version, count))]
+
     async def forget_logged(self, count: int) -> None:
         table = f"{self._p}change_log"
         async with self._database.transaction():

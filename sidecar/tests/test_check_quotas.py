@@ -51,3 +51,17 @@ async def test_wrong_usage_is_named_and_repaired(engine: str, tmp_path: Path) ->
         await repair(store)
         assert await check(store) == []
         assert await store.get(*keys) == before
+
+
+@pytest.mark.parametrize("engine", ALL)
+async def test_the_root_belongs_to_nobodys_usage(engine: str, tmp_path: Path) -> None:
+    """It is counted nowhere: a chown of it moves nothing from one owner to another."""
+    async with volume(engine, tmp_path) as made:
+        meta = await made.client()
+        key = QuotaKey(USER, 7)
+        await set_quota(meta.store, meta.setting, key, Limits(1 << 30, 100), strict=True)
+        await meta.heartbeat()
+        await new_file(meta, b"f")
+        await meta.setattr(SUPERUSER, 1, AttrChange(uid=7, gid=7))
+        assert await meta.store.get(key, QuotaKey(USER, 0)) == (Quota(1 << 30, 100, 0, 0), Quota(-1, -1, 4096, 1))
+        assert await check(meta.store) == []

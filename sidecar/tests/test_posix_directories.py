@@ -6,23 +6,17 @@ import contextlib
 import ctypes
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jfs.format.constants import FILE
 from jfs.meta.connect import connect
-from jfs.meta.model.attr import Entry
-from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, EdgeKey, NodeKey
-from jfs.meta.operations.rules import new_attr
-from jfs.meta.store.base import Tx
+from large_directory import populate
 from mount_parts import JFS, Volume, mounted, redis_server, run
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 COUNT = int(os.environ.get("JFS_DIRECTORY_ENTRIES", "30000"))
-PER_TRANSACTION = 5000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.opendir.restype = ctypes.c_void_p
@@ -64,24 +58,11 @@ class Directory:
         _libc.closedir(self._at)
 
 
-async def populate(url: str, directory: int, count: int) -> None:
+async def fill(url: str, directory: int, count: int) -> None:
     """Files `old-N` in a directory, by the engine: through a mount it would take a minute."""
     store = await connect(url)
-    first = await store.allot("nextInode", count)
-    now = time.time_ns()
     try:
-        for begin in range(0, count, PER_TRANSACTION):
-            some = range(begin, min(begin + PER_TRANSACTION, count))
-
-            async def make(tx: Tx, some: range = some) -> None:
-                for number in some:
-                    tx.put(NodeKey(first + number), new_attr(FILE, 0o644, 0, 0, now, directory))
-                    tx.put(EdgeKey(directory, b"old-%d" % number), Entry(FILE, first + number))
-                tx.add_stat(DirStatKey(directory), DirStat(0, 4096 * len(some), len(some)))
-                tx.add(CounterKey("usedSpace"), 4096 * len(some))
-                tx.add(CounterKey("totalInodes"), len(some))
-
-            await store.run(make)
+        await populate(store, directory, count)
     finally:
         await store.close()
 
@@ -95,7 +76,7 @@ def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
         volume = Volume(url, tmp_path / "bucket").format("--trash-days", "0")
         with mounted(volume, tmp_path / "first") as top:
             (top / "d").mkdir()
-            asyncio.run(populate(url, (top / "d").stat().st_ino, COUNT))
+            asyncio.run(fill(url, (top / "d").stat().st_ino, COUNT))
         yield volume
         run(*JFS, "fsck", volume.url)
 

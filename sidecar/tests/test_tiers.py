@@ -229,7 +229,8 @@ def classes(bucket: str) -> dict[str, tuple[Any, Any]]:
         import aiobotocore.session
 
         server, _, name = bucket.rpartition("/")
-        async with aiobotocore.session.get_session().create_client(
+        session: Any = aiobotocore.session.get_session()
+        async with session.create_client(
             "s3",
             region_name="us-east-1",
             endpoint_url=server,

@@ -4,7 +4,7 @@ import errno
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
-from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE
+from jfs.format.constants import APPEND, DIRECTORY, FILE, IMMUTABLE, ROOT
 from jfs.meta.model.acl import Rule
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey
@@ -55,7 +55,7 @@ async def setattr(
     if rule is not None and acls is not None and attr.mode & 0o777 != node.mode & 0o777:
         numbered = await number(tx, acls, rule.with_mode(attr.mode))
         attr = attr._replace(access_acl=numbered[0])
-    if quotas is not None:
+    if quotas is not None and ino != ROOT:  # which nobody counts
         quotas.change_owner(tx, node, attr, common.usage(node).space)
     attr = common.with_ctime(attr, now)
     tx.put(NodeKey(ino), attr)

@@ -53,7 +53,7 @@ class FaultProxy:
         self._open = asyncio.Event()
         self._open.set()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
 
@@ -138,16 +138,18 @@ class FaultProxy:
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         self._listener = listener
-        self._accepting = asyncio.create_task(self._take(listener))
+        self._loop.add_reader(listener, self._take, listener)
 
     async def _refuse(self) -> None:
-        accepting, self._accepting = self._accepting, None
-        if accepting is not None:
-            accepting.cancel()
-            await asyncio.wait([accepting])
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._loop.remove_reader(listener)
+            listener.close()
+        connecting = list(self._connecting)
+        for task in connecting:
+            task.cancel()
+        if connecting:
+            await asyncio.wait(connecting)
 
     async def _shut(self) -> None:
         await self._refuse()
@@ -165,20 +167,22 @@ class FaultProxy:
             pair.cut(how)
         return len(pairs)
 
-    async def _take(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        waiting: set[asyncio.Task[None]] = set()
+    def _take(self, listener: socket.socket) -> None:
         try:
-            while True:
-                client, _ = await loop.sock_accept(listener)
-                client.setblocking(False)
-                self.connections += 1
-                task = asyncio.create_task(self._connect(client))
-                waiting.add(task)
-                task.add_done_callback(waiting.discard)
-        finally:
-            for task in waiting:
-                task.cancel()
+            client, _ = listener.accept()
+        except OSError:  # it was taken back
+            return
+        client.setblocking(False)
+        self.connections += 1
+        task = self._loop.create_task(self._connect(client))
+        self._connecting.add(task)
+
+        def connected(task: "asyncio.Task[None]") -> None:
+            self._connecting.discard(task)
+            if task.cancelled():  # perhaps before it began
+                client.close()
+
+        task.add_done_callback(connected)
 
     async def _connect(self, client: socket.socket) -> None:
         server = socket.socket()

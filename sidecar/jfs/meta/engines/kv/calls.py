@@ -14,7 +14,7 @@ from jfs.meta.engines.kv.http2 import Connection
 from jfs.meta.engines.kv.statuses import Broken
 from jfs.meta.engines.kv.url import KvAddress
 
-_ANSWER_WITHIN: Final = 20.0  # seconds
+ANSWER_WITHIN: Final = 20.0  # seconds
 _CONNECT_WITHIN: Final = 5.0
 
 M = TypeVar("M")
@@ -48,14 +48,25 @@ class Servers:
         return await self._call(await self.connection(server), path, body, answer, token)
 
     async def _call(self, connection: Connection, path: str, body: bytes, answer: type[M], token: str) -> M:
-        call = connection.begin(path, body, token=token, unary=True, within=_ANSWER_WITHIN)
-        reply: M = answer.FromString(await connection.receive(call))  # type: ignore[attr-defined]
+        try:
+            call = connection.begin(path, body, token=token, unary=True, within=ANSWER_WITHIN)
+            reply: M = answer.FromString(await connection.receive(call))  # type: ignore[attr-defined]
+        except Broken as error:
+            if error.sent:  # it may stall for ever
+                self._give_up(connection)
+            raise
         return reply
+
+    def _give_up(self, connection: Connection) -> None:
+        """Make the next request take another connection, unless it would anyway."""
+        for server, present in list(self._connections.items()):
+            if present is connection:
+                self.drop(server)
 
     async def stream(self, server: str, path: str) -> "Stream":
         """A stream of messages both ways. Broken."""
         connection = await self.connection(server)
-        return Stream(connection, connection.begin(path, None, unary=False, within=_ANSWER_WITHIN))
+        return Stream(connection, connection.begin(path, None, unary=False, within=ANSWER_WITHIN))
 
     async def connection(self, server: str) -> Connection:
         """The connection to a server, made when there is none. Broken."""
@@ -104,7 +115,7 @@ class Stream:
     async def ask(self, request: Message, answer: type[M]) -> M:
         """Send a message and wait for the next one of the server. Status, Broken; TimeoutError after 20 s."""
         self._connection.send(self._call, request.SerializeToString())
-        async with asyncio.timeout(_ANSWER_WITHIN):
+        async with asyncio.timeout(ANSWER_WITHIN):
             reply: M = answer.FromString(await self._connection.receive(self._call))  # type: ignore[attr-defined]
         return reply
 

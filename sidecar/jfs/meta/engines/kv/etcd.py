@@ -10,12 +10,14 @@ import errno
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreAway, StoreUnavailable
 from jfs.meta.engines.kv import statuses
 from jfs.meta.engines.kv.calls import Servers
 from jfs.meta.engines.kv.database import Attempt, Database, Pair
+from jfs.meta.engines.kv.etcd_outcome import Compacted, Found, was_made
+from jfs.meta.engines.kv.layout import SETTING
 from jfs.meta.engines.kv.proto import etcd_pb2 as pb
 from jfs.meta.engines.kv.url import KvAddress
 from jfs.meta.store.remembered import UNKNOWN, Remembered, Unknown
@@ -27,15 +29,20 @@ _PATIENCE: Final = 10.0  # seconds that a server which does not answer is asked 
 _LOST: Final = (statuses.CANCELLED, statuses.DEADLINE_EXCEEDED, statuses.INTERNAL, statuses.UNAVAILABLE)
 
 
-class Found(NamedTuple):
-    """A value with its revision; revision 0 says that there is none."""
-
-    value: bytes | None
-    revision: int
-
-
 class _Lost(Exception):
-    """No answer; the request may have been carried out."""
+    """No answer; when it was *sent* the request may have been carried out."""
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        super().__init__(text)
+        self.sent = sent
+
+
+class Unanswered(StoreUnavailable):
+    """No answer to a change came; *since* is the newest revision known when it was sent."""
+
+    def __init__(self, message: str, since: int) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class EtcdDatabase(Database):
@@ -48,9 +55,10 @@ class EtcdDatabase(Database):
         self._address = address
         self._prefix = address.prefix
         self._servers = Servers(address)
-        self._server = 0
+        self._server = 0  # which of them is asked
         self._token: str | None = None
         self._remembered: Remembered[bytes, Found] = Remembered()
+        self._revision = 0  # the newest one that an answer told
 
     async def open(self) -> None:
         """Try to read. StoreUnavailable, CredentialsRefused."""
@@ -58,27 +66,28 @@ class EtcdDatabase(Database):
 
     # Requests.
 
-    def _hang_up(self) -> None:
-        """Turn to the next server."""
-        self._servers.drop(self._current())
-        self._server += 1
-
-    def _current(self) -> str:
-        return self._address.servers[self._server % len(self._address.servers)]
-
     async def _ask(self, service: str, method: str, request: Any, answer: Any) -> Any:
         """One request. _Lost, or what the server's refusal means."""
         if self._token is None and self._address.user and method != "Authenticate":
             await self._log_in()
         path = f"/etcdserverpb.{service}/{method}"
+        turn = self._server
+        server = self._address.servers[turn % len(self._address.servers)]
         try:
-            return await self._servers.ask(self._current(), path, request, answer, self._token or "")
-        except statuses.Broken as error:
-            raise _Lost(str(error)) from error
-        except statuses.Status as error:
-            raise self._meaning(error.code, str(error)) from error
+            reply = await self._servers.ask(server, path, request, answer, self._token or "")
+        except (statuses.Broken, statuses.Status) as error:
+            meaning = self._meaning(error)
+            if isinstance(meaning, _Lost) and self._server == turn:
+                self._server += 1
+            raise meaning from error
+        self._revision = max(self._revision, reply.header.revision)
+        return reply
 
-    def _meaning(self, code: int, text: str) -> Exception:
+    def _meaning(self, error: statuses.Broken | statuses.Status) -> Exception:
+        text = str(error)
+        if isinstance(error, statuses.Broken):
+            return _Lost(text, sent=error.sent)
+        code = error.code
         if "invalid auth token" in text:
             self._token = None
             return Conflict()
@@ -90,10 +99,12 @@ class EtcdDatabase(Database):
             return FsError(errno.ENOSPC)
         if "too many operations" in text or "too large" in text:
             return FsError(errno.E2BIG)
+        if code == statuses.OUT_OF_RANGE and "compacted" in text:
+            return Compacted("its history has been compacted")
         if "too many requests" in text:
             return Conflict()
         if code in _LOST:
-            return _Lost(text)
+            return _Lost(text, sent=True)
         return StoreUnavailable(f"{self.where} failed: {text} (status {code})")
 
     async def _log_in(self) -> None:
@@ -115,7 +126,6 @@ class EtcdDatabase(Database):
                     raise StoreAway(
                         f"{self.where} cannot be reached ({error}); check the address and that the server runs"
                     ) from error
-                self._hang_up()
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 1.0)
 
@@ -131,7 +141,7 @@ class EtcdDatabase(Database):
             answers = [one.response_range for transaction in transactions for one in transaction.responses]
         found = []
         for key, answer in zip(keys, answers, strict=True):
-            one = Found(answer.kvs[0].value, answer.kvs[0].mod_revision) if answer.kvs else Found(None, 0)
+            one = _found(answer)
             self.remember(key, one)
             found.append(one)
         return found
@@ -153,14 +163,37 @@ class EtcdDatabase(Database):
         return [(one.key[cut:], one.value, one.mod_revision) for one in answer.kvs], answer.more, answer.header.revision
 
     async def change(self, request: Any) -> Any:
-        """An etcd transaction that stores. Conflict when it never was carried out, StoreUnavailable when that is not known."""
+        """An etcd transaction that stores. Conflict when it never was carried out, Unanswered when that is not known."""
+        since = self._revision
         try:
             return await self._ask("KV", "Txn", request, pb.TxnResponse)
         except _Lost as error:
-            self._hang_up()
-            raise StoreUnavailable(
-                f"{self.where} did not answer ({error}); whether the change was made is unknown"
-            ) from error
+            if not error.sent:
+                raise Conflict from error
+            raise Unanswered(f"{self.where} did not answer ({error})", since) from error
+
+    async def repeat(self, request: Any) -> Any:
+        """An etcd transaction that may be done twice."""
+        return await self._read("Txn", request, pb.TxnResponse)
+
+    # What became of a change that was not answered: see `etcd_outcome`.
+
+    async def at(self, looks: list[tuple[bytes, int]]) -> list[Found]:
+        """Keys as they were at revisions, at most 128. Compacted."""
+        ranges = [pb.RangeRequest(key=self._prefix + key, revision=revision) for key, revision in looks]
+        request = pb.TxnRequest(success=[pb.RequestOp(request_range=one) for one in ranges])
+        answer = await self.repeat(request)
+        return [_found(one.response_range) for one in answer.responses]
+
+    async def touch(self, key: bytes, revision: int) -> tuple[bool, int]:
+        """Store a key that has *revision* again as it is; whether it had, and the database's revision afterwards."""
+        (present,) = await self.find([key])
+        if present.value is None or present.revision != revision:
+            return False, self._revision
+        request = pb.TxnRequest(compare=[self.comparison(key, revision)], success=[self.change_of(key, present.value)])
+        answer = await self.repeat(request)
+        self.forget(key)
+        return answer.succeeded, answer.header.revision
 
     def comparison(self, key: bytes, revision: int) -> Any:
         """That a key has this revision."""
@@ -189,7 +222,7 @@ class EtcdDatabase(Database):
         return self._remembered.get(key)
 
     def remember(self, key: bytes, found: Found) -> None:
-        if key[:1] == b"A" and key[9:10] in (b"I", b"D"):
+        if key == SETTING or (key[:1] == b"A" and key[9:10] in (b"I", b"D")):
             self._remembered.put(key, found)
 
     def forget(self, key: bytes) -> None:
@@ -271,8 +304,19 @@ class EtcdAttempt(Attempt):
         comparisons += [database.range_comparison(*one) for one in self._ranges]
         return comparisons
 
+    async def _hold_fast(self) -> None:
+        """Compare something that there is, the volume's setting if nothing else: `etcd_outcome` needs it."""
+        if not any(self._revisions.values()):
+            found = self._database.remembered(SETTING)
+            if found is None:
+                (found,) = await self._database.find([SETTING])
+            self._revisions[SETTING] = found.revision
+
     async def commit(self, changes: Mapping[bytes, bytes | None]) -> None:
         database = self._database
+        conditional = bool(self._revisions or self._ranges)
+        if conditional:
+            await self._hold_fast()
         comparisons = self._comparisons()
         if len(changes) > OPERATIONS or len(comparisons) > OPERATIONS:
             log.warning("a transaction of %d changes is larger than etcd's limit and was refused", len(changes))
@@ -281,12 +325,16 @@ class EtcdAttempt(Attempt):
             compare=comparisons, success=[database.change_of(key, value) for key, value in changes.items()]
         )
         try:
-            answer = await database.change(request)
-        except JfsError:
+            answer = await (database.change(request) if conditional else database.repeat(request))
+        except JfsError as error:
             self._forget()
             for key in changes:
                 database.forget(key)
-            raise
+            if not isinstance(error, Unanswered):
+                raise
+            if await was_made(database, self._revisions, changes, error.since, str(error)):
+                return
+            raise Conflict from error
         if not answer.succeeded:
             self._forget()
             raise Conflict
@@ -299,9 +347,7 @@ class EtcdAttempt(Attempt):
     async def check(self) -> None:
         comparisons = self._comparisons()
         for start in range(0, len(comparisons), OPERATIONS):
-            answer = await self._database._read(
-                "Txn", pb.TxnRequest(compare=comparisons[start : start + OPERATIONS]), pb.TxnResponse
-            )
+            answer = await self._database.repeat(pb.TxnRequest(compare=comparisons[start : start + OPERATIONS]))
             if not answer.succeeded:
                 self._forget()
                 raise Conflict
@@ -312,3 +358,8 @@ class EtcdAttempt(Attempt):
 
     async def drop(self) -> None:
         return
+
+
+def _found(answer: Any) -> Found:
+    """The value of a range that is one key."""
+    return Found(answer.kvs[0].value, answer.kvs[0].mod_revision) if answer.kvs else Found(None, 0)

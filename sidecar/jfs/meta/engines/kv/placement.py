@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from jfs.errors import CredentialsRefused, FsError, StoreUnavailable
+from jfs.errors import CredentialsRefused, FsError, StoreAway, StoreUnavailable
 from jfs.meta.engines.kv import statuses
 from jfs.meta.engines.kv.calls import Servers, Stream
 from jfs.meta.engines.kv.proto import tikv_pb2 as pb
@@ -115,12 +115,10 @@ class Placement:
             except (statuses.Broken, statuses.Status, Lost) as error:
                 failure = str(error)
             if asyncio.get_running_loop().time() > deadline:
-                raise StoreUnavailable(
+                raise StoreAway(
                     f"{self.where} cannot be reached ({failure}); check the address and that its placement driver runs"
                 )
-            if self._leader:
-                self._servers.drop(self._leader)
-                self._leader = ""
+            self._leader = ""
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 1.0)
 
@@ -171,7 +169,7 @@ class Placement:
             if clock is not None:
                 clock.end()
             if asyncio.get_running_loop().time() > deadline:
-                raise StoreUnavailable(f"{self.where} gives no timestamps ({failure}); check its placement driver")
+                raise StoreAway(f"{self.where} gives no timestamps ({failure}); check its placement driver")
             self._leader = ""
             await asyncio.sleep(0.1)
 
@@ -228,7 +226,6 @@ class Placement:
                     reply = await self._servers.ask(server, f"/tikvpb.Tikv/{method}", request, answer)
                 except (statuses.Broken, statuses.Status) as error:
                     failure = str(error)
-                    self._servers.drop(server)
                     self._stores.pop(place.leader.store_id, None)
                     self._forget(place)
                     if once and (isinstance(error, statuses.Status) or error.sent):
@@ -238,7 +235,7 @@ class Placement:
                         return place, reply
                     failure = self._moved(place, reply.region_error)
             if asyncio.get_running_loop().time() > deadline:
-                raise StoreUnavailable(f"{self.where} does not serve its data ({failure}); check its stores")
+                raise StoreAway(f"{self.where} does not serve its data ({failure}); check its stores")
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 1.0)
 
@@ -264,7 +261,7 @@ class Placement:
                 try:
                     end = (await self.place(key)).end
                 except Lost as error:
-                    raise StoreUnavailable(f"{self.where}: {error}") from error
+                    raise StoreAway(f"{self.where}: {error}") from error
                 groups.append([])
             groups[-1].append(key)
         return groups

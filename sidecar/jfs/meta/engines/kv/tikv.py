@@ -12,11 +12,12 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from jfs.errors import Conflict, FsError, StoreUnavailable
+from jfs.errors import Conflict, FsError, StoreAway, StoreUnavailable
 from jfs.meta.engines.kv.database import PAGE, Attempt, Database, Pair
 from jfs.meta.engines.kv.placement import PATIENCE, Lost, Place, Placement
 from jfs.meta.engines.kv.proto import tikv_pb2 as pb
 from jfs.meta.engines.kv.url import KvAddress
+from jfs.meta.store.outcome import waiting
 
 log = logging.getLogger(__name__)
 
@@ -289,17 +290,17 @@ class TikvDatabase(Database):
 
     async def _find_out(self, started: int, primary: bytes, keys: list[bytes]) -> None:
         """The answer to the primary's commit is lost: returns when it was committed, Conflict when it was not and never will be."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE
-        while asyncio.get_running_loop().time() < deadline:
+
+        async def look() -> bool | None:
             now = await self.placement.timestamp()
             status = await self._status(primary, started, now, now + (_LOCK_TTL << 18), True)
-            if status is not None:
-                self._finish(self._settle(keys, started, status))
-                if status:
-                    return
-                raise Conflict
-            await asyncio.sleep(0.05)
-        raise StoreUnavailable(f"{self.placement.where} did not answer; whether the change was made is unknown")
+            if status is None:
+                raise StoreAway("the primary lock stays")
+            self._finish(self._settle(keys, started, status))
+            return bool(status)
+
+        if not await waiting(look):
+            raise Conflict
 
     async def _roll_back(self, started: int, keys: list[bytes]) -> None:
         for group in await self.placement.by_region(keys):

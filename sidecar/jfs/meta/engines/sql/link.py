@@ -2,13 +2,15 @@
 
 `Link` keeps idle connections and opens more up to a limit; a waiter gets the next one that comes back. Invariant: a connection
 that was given up in the middle of an answer (an error of the network, a cancelled task) is closed, never lent again.
-Failures become `Conflict` (run the attempt again: nothing was done), `StoreUnavailable`, or what the server said no to.
+Failures become `Conflict` (run the attempt again: nothing was done), `StoreUnavailable`, or what the server said no to. Each
+connection has a name that the server knows it by, so that another one can have it ended.
 """
 
 import abc
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
@@ -19,9 +21,11 @@ from jfs.meta.engines.sql.statements import Select
 from jfs.meta.engines.sql.url import ServerAddress
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 MAX_CONNECTIONS: Final = 16
 PATIENCE: Final = 10.0  # seconds that a server which does not answer is knocked at
+_PAUSE: Final = 0.02
 
 
 class Lost(Exception):
@@ -30,6 +34,19 @@ class Lost(Exception):
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
         self.sent = sent
+
+
+class Unanswered(StoreUnavailable):
+    """The connection broke after a commit was sent; *name* is the server's for it, "" when it has none."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def new_name() -> str:
+    """A name no other connection has."""
+    return f"juicefs-{uuid.uuid4().hex}"
 
 
 class Link(abc.ABC, Generic[C]):
@@ -58,6 +75,14 @@ class Link(abc.ABC, Generic[C]):
     def _is_open(self, connection: C) -> bool: ...
 
     @abc.abstractmethod
+    def _name(self, connection: C) -> str:
+        """What the server knows it by; "" when it cannot be told."""
+
+    @abc.abstractmethod
+    async def _end(self, connection: C, name: str) -> bool:
+        """Have the server end the connection of that name; whether it was there. It may be for a moment yet. Lost."""
+
+    @abc.abstractmethod
     async def _ask(self, connection: C, selects: Sequence[Select]) -> list[Sequence[Row]]:
         """Rows of each query, in one round trip. Lost."""
 
@@ -66,8 +91,8 @@ class Link(abc.ABC, Generic[C]):
         """Run a text of statements, in one round trip. Conflict, Lost, or what the server's refusal means."""
 
     @abc.abstractmethod
-    async def increment(self, counter: str, count: int, initial: int) -> int:
-        """Add to a counter that is *initial* when missing; the new value."""
+    async def _increment(self, connection: C, counter: str, count: int, initial: int) -> int:
+        """As `increment`, once. Lost."""
 
     @abc.abstractmethod
     async def tables(self) -> dict[str, dict[str, str]]:
@@ -111,7 +136,7 @@ class Link(abc.ABC, Generic[C]):
                 return connection
             await self._hang_up(connection)
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        pause = 0.02
+        pause = _PAUSE
         while True:
             try:
                 return await self._dial()
@@ -124,17 +149,44 @@ class Link(abc.ABC, Generic[C]):
             pause = min(pause * 2, 1.0)
 
     async def read(self, selects: Sequence[Select]) -> list[Sequence[Row]]:
-        """Rows of each query; a broken connection is replaced once."""
-        try:
-            async with self.lent() as connection:
-                return await self._ask(connection, selects)
-        except Lost:
-            pass
-        try:
-            async with self.lent() as connection:
-                return await self._ask(connection, selects)
-        except Lost as error:
-            raise StoreAway(f"{self.address} broke the connection ({error}); is it being restarted?") from error
+        """Rows of each query; asked again while connections break."""
+        return await self._repeated(lambda connection: self._ask(connection, selects))
+
+    async def increment(self, counter: str, count: int, initial: int) -> int:
+        """Add to a counter that is *initial* when missing; the new value. When an answer is lost it is done again: of ids some may
+        remain unused."""
+        return await self._repeated(lambda connection: self._increment(connection, counter, count, initial))
+
+    async def end(self, name: str) -> bool:
+        """Have the server end the connection of that name and wait until it is gone; whether that is certain. StoreAway."""
+        if not name:
+            return False
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while await self._repeated(lambda connection: self._end(connection, name)):
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(_PAUSE)
+        return True
+
+    async def _repeated(self, request: Callable[[C], Awaitable[T]]) -> T:
+        """The answer to a request that may be made twice. Connections that lie idle when one breaks are likely broken too."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            try:
+                async with self.lent() as connection:
+                    return await request(connection)
+            except Lost as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StoreAway(
+                        f"{self.address} keeps breaking the connection ({error}); is it being restarted?"
+                    ) from error
+            await self._drop_idle()
+            await asyncio.sleep(_PAUSE * random.random())
+
+    async def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await self._hang_up(connection)
 
     async def rows(self, text: str, values: tuple[Any, ...] = ()) -> Sequence[Row]:
         """Rows of one query."""
@@ -142,14 +194,17 @@ class Link(abc.ABC, Generic[C]):
         return rows
 
     async def run(self, text: str) -> None:
-        """Run a commit. Conflict when nothing was done and it may be tried again; StoreUnavailable when the outcome is unknown."""
+        """Run a commit. Conflict when nothing was done and it may be tried again; Unanswered when the outcome is unknown."""
+        name = ""
         try:
             async with self.lent() as connection:
+                name = self._name(connection)
                 await self._run(connection, text)
         except Lost as error:
+            await self._drop_idle()
             if error.sent:
-                raise StoreUnavailable(
-                    f"{self.address} broke the connection ({error}); whether the change was made is unknown"
+                raise Unanswered(
+                    f"{self.address} broke the connection ({error}); whether the change was made is unknown", name
                 ) from error
             raise Conflict from error
 

@@ -2,14 +2,17 @@
 
 Everything goes as texts of several statements, each in one packet: reads with their values filled in, and commits. A
 statement that fails ends the text, so that the COMMIT at its end is never reached; what was begun is rolled back then.
-Sessions are in read committed (the locks of the commit make it exact) and strict, so that nothing is ever cut to fit.
+Sessions are in read committed (the locks of the commit make it exact) and strict, so that nothing is ever cut to fit. Each
+holds a user lock (GET_LOCK), whose name is the connection's: numbers of connections begin anew with the server, names do not.
 """
 
 import asyncio
 import errno
+import logging
 import ssl
 from collections.abc import Sequence
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import asyncmy
 from asyncmy.constants import CLIENT
@@ -18,9 +21,11 @@ from asyncmy.errors import Error, MySQLError
 from jfs.errors import Conflict, CredentialsRefused, FsError, JfsError, StoreUnavailable
 from jfs.meta.engines.sql.dialect import MysqlDialect
 from jfs.meta.engines.sql.kinds import Row
-from jfs.meta.engines.sql.link import Link, Lost
+from jfs.meta.engines.sql.link import Link, Lost, new_name
 from jfs.meta.engines.sql.statements import Select, Statements
 from jfs.meta.engines.sql.url import ServerAddress
+
+log = logging.getLogger(__name__)
 
 # Numbers of errors (`perror` names them): a check of ours failed, duplicate key, deadlock, lock wait, record changed.
 _AGAIN: Final = frozenset((1690, 1062, 1213, 1205, 1020))
@@ -29,6 +34,7 @@ _BUSY: Final = frozenset((1040, 1203, 1226))  # too many connections
 _FULL: Final = frozenset((1021, 1114, 1041, 1037))
 _REFUSED: Final = frozenset((1045, 1698, 1044, 1227, 1142, 1251))
 _NO_TABLE: Final = 1146
+_NO_THREAD: Final = 1094
 _ANSWER_WITHIN: Final = 60.0  # seconds for one request
 _CONNECT_WITHIN: Final = 10.0
 
@@ -64,6 +70,7 @@ class MysqlLink(Link[Any]):
         self.dialect = MysqlDialect()
         self._server = address
         self._statements = Statements(self.dialect, self.prefix)
+        self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._server.tls == "false":
@@ -106,10 +113,34 @@ class MysqlLink(Link[Any]):
                 "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
                 sent=False,
             )
+            await self._take_name(connection)
         except BaseException:
             await self._hang_up(connection)
             raise
         return connection
+
+    async def _take_name(self, connection: Any) -> None:
+        name = new_name()
+        try:
+            await self._texts(connection, f"DO GET_LOCK('{name}',0)", sent=False)
+        except Refusal as refusal:  # as clusters of Galera may
+            log.info("%s has no user locks (%s): it may remain unknown what became of a commit", self.address, refusal)
+        else:
+            self._names[connection] = name
+
+    def _name(self, connection: Any) -> str:
+        return self._names.get(connection, "")
+
+    async def _end(self, connection: Any, name: str) -> bool:
+        (((number,),),) = await self._texts(connection, f"SELECT IS_USED_LOCK('{name}')", sent=False)
+        if number is None:
+            return False
+        try:
+            await self._texts(connection, f"KILL {number}", sent=False)
+        except Refusal as refusal:
+            if refusal.number != _NO_THREAD:
+                raise converted(refusal.number, refusal.text, self.address) from refusal
+        return True
 
     async def _hang_up(self, connection: Any) -> None:
         connection.close()
@@ -160,17 +191,16 @@ class MysqlLink(Link[Any]):
         except (Lost, Refusal):  # the server rolls back what a broken connection has begun
             connection.close()
 
-    async def increment(self, counter: str, count: int, initial: int) -> int:
+    async def _increment(self, connection: Any, counter: str, count: int, initial: int) -> int:
         name = self.dialect.literal(counter)
         text = (
             f"INSERT INTO {self.prefix}counter(name,value) VALUES({name},LAST_INSERT_ID({initial + count})) "
             f"ON DUPLICATE KEY UPDATE value=LAST_INSERT_ID(value+{count});SELECT LAST_INSERT_ID()"
         )
-        async with self.lent() as connection:
-            try:
-                results = await self._texts(connection, text, sent=True)
-            except Refusal as refusal:
-                raise converted(refusal.number, refusal.text, self.address) from refusal
+        try:
+            results = await self._texts(connection, text, sent=True)
+        except Refusal as refusal:
+            raise converted(refusal.number, refusal.text, self.address) from refusal
         value: int = results[-1][0][0]
         return value
 

@@ -6,7 +6,8 @@ server runs as one transaction (read committed, as the real client's; the row lo
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -14,7 +15,7 @@ import asyncpg
 from jfs.errors import ConfigError, Conflict, CredentialsRefused, FsError, JfsError, StoreUnavailable
 from jfs.meta.engines.sql.dialect import PostgresDialect
 from jfs.meta.engines.sql.kinds import Row
-from jfs.meta.engines.sql.link import Link, Lost
+from jfs.meta.engines.sql.link import Link, Lost, new_name
 from jfs.meta.engines.sql.statements import Select
 from jfs.meta.engines.sql.url import ServerAddress
 
@@ -80,7 +81,7 @@ class PostgresLink(Link[Connection]):
                 timeout=_CONNECT_WITHIN,
                 statement_cache_size=512,
                 command_timeout=_ANSWER_WITHIN,
-                server_settings={"standard_conforming_strings": "on", "application_name": "juicefs"},
+                server_settings={"standard_conforming_strings": "on", "application_name": new_name()},
             )
         except asyncpg.PostgresError as error:
             if state_of(error) in _STARTING:
@@ -97,54 +98,55 @@ class PostgresLink(Link[Connection]):
     def _is_open(self, connection: Connection) -> bool:
         return not connection.is_closed()
 
-    async def _ask(self, connection: Connection, selects: Sequence[Select]) -> list[Sequence[Row]]:
+    @contextmanager
+    def _meaning(self, connection: Connection, *, sent: bool) -> Iterator[None]:
+        """Around a request: its failure becomes Lost, or what the server's refusal means."""
         try:
-            if len(selects) == 1:
-                return [await connection.fetch(_numbered(selects[0].text), *selects[0].values)]
-            found: list[Sequence[Row]] = []
-            for start in range(0, len(selects), _TOGETHER):
-                together = selects[start : start + _TOGETHER]
-                texts = ",".join(f"ARRAY({_as_row(select.text)})" for select in together)
-                values = [value for select in together for value in select.values]
-                found += await connection.fetchrow(_numbered(f"SELECT {texts}"), *values)
-            return found
-        except asyncpg.UndefinedTableError:
-            return [[] for _ in selects]
+            yield
         except asyncpg.PostgresError as error:
             if state_of(error) in _STARTING or connection.is_closed():
-                raise Lost(str(error), sent=False) from error
+                raise Lost(str(error), sent=sent) from error
             raise converted(error, self.address) from error
         except (asyncpg.InterfaceError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise Lost(str(error) or type(error).__name__, sent=False) from error
+            raise Lost(str(error) or type(error).__name__, sent=sent) from error
+
+    async def _ask(self, connection: Connection, selects: Sequence[Select]) -> list[Sequence[Row]]:
+        with self._meaning(connection, sent=False):
+            try:
+                if len(selects) == 1:
+                    return [await connection.fetch(_numbered(selects[0].text), *selects[0].values)]
+                found: list[Sequence[Row]] = []
+                for start in range(0, len(selects), _TOGETHER):
+                    together = selects[start : start + _TOGETHER]
+                    texts = ",".join(f"ARRAY({_as_row(select.text)})" for select in together)
+                    values = [value for select in together for value in select.values]
+                    found += await connection.fetchrow(_numbered(f"SELECT {texts}"), *values)
+                return found
+            except asyncpg.UndefinedTableError:
+                return [[] for _ in selects]
 
     async def _run(self, connection: Connection, text: str) -> None:
         if connection.is_closed():
             raise Lost("it was closed", sent=False)
-        try:
+        with self._meaning(connection, sent=True):
             await connection.execute(text)
-        except asyncpg.PostgresError as error:
-            if state_of(error) in _STARTING or connection.is_closed():
-                raise Lost(str(error), sent=True) from error
-            raise converted(error, self.address) from error
-        except (asyncpg.InterfaceError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise Lost(str(error) or type(error).__name__, sent=True) from error
 
-    async def increment(self, counter: str, count: int, initial: int) -> int:
-        async with self.lent() as connection:
-            try:
-                value = await connection.fetchval(
-                    f"INSERT INTO {self.prefix}counter AS c(name,value) VALUES($1,$2::bigint+$3) "
-                    "ON CONFLICT(name) DO UPDATE SET value=c.value+$3 RETURNING value",
-                    counter,
-                    initial,
-                    count,
-                )
-            except asyncpg.PostgresError as error:
-                raise converted(error, self.address) from error
-            except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                raise Lost(str(error) or type(error).__name__, sent=True) from error
-        taken: int = value
+    async def _increment(self, connection: Connection, counter: str, count: int, initial: int) -> int:
+        text = (
+            f"INSERT INTO {self.prefix}counter AS c(name,value) VALUES($1,$2::bigint+$3) "
+            "ON CONFLICT(name) DO UPDATE SET value=c.value+$3 RETURNING value"
+        )
+        with self._meaning(connection, sent=True):
+            taken: int = await connection.fetchval(text, counter, initial, count)
         return taken
+
+    def _name(self, connection: Connection) -> str:
+        return str(connection.get_settings().application_name)
+
+    async def _end(self, connection: Connection, name: str) -> bool:
+        text = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name=$1"
+        with self._meaning(connection, sent=False):
+            return bool(await connection.fetch(text, name))
 
     async def tables(self) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}

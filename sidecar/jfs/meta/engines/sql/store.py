@@ -12,7 +12,7 @@ from jfs.errors import Conflict
 from jfs.meta.engines.rows import RowPage, from_row
 from jfs.meta.engines.sql import schema
 from jfs.meta.engines.sql.kinds import Row, decode, kind_of
-from jfs.meta.engines.sql.link import Link
+from jfs.meta.engines.sql.link import Link, Unanswered
 from jfs.meta.engines.sql.statements import Statements
 from jfs.meta.engines.sql.transaction import SqlTx
 from jfs.meta.engines.tables import TABLES
@@ -20,6 +20,7 @@ from jfs.meta.model.attr import Attr, Entry
 from jfs.meta.model.keys import EdgeKey, Key, NodeKey, Session
 from jfs.meta.store.base import Tx
 from jfs.meta.store.change_log import incremented
+from jfs.meta.store.outcome import was_made
 from jfs.meta.store.remembered import Remembered
 from jfs.meta.store.retry import TransactionRunner
 
@@ -74,22 +75,33 @@ class SqlStore(TransactionRunner):
             raise
         except Exception:
             if tx.needs_check:
-                await self._verify(tx)
+                await self.verify(tx)
             raise
         if tx.changes_anything():
             if not self._made:
                 await self._make()
             try:
-                await self._link.run(tx.script())
+                await self._commit(tx)
             except BaseException:  # what was read is wrong, or may be by now
                 tx.forget()
                 raise
             tx.remember_writes()
         elif tx.needs_check:
-            await self._verify(tx)
+            await self.verify(tx)
         return result
 
-    async def _verify(self, tx: SqlTx) -> None:
+    async def _commit(self, tx: SqlTx) -> None:
+        try:
+            await self._link.run(tx.script())
+        except Unanswered as lost:
+            if not await was_made(tx, _Witness(self, tx, lost.name), str(lost)):
+                raise Conflict from lost
+
+    async def end(self, name: str) -> bool:
+        """Have the server end the connection of that name; whether that is certain. StoreAway."""
+        return await self._link.end(name)
+
+    async def verify(self, tx: SqlTx) -> None:
         """Conflict unless everything that the attempt has read holds at one moment."""
         single, wide = tx.checks(locking=False)
         conditions = " AND ".join((*single, *wide))
@@ -281,6 +293,28 @@ class SqlStore(TransactionRunner):
 
     async def close(self) -> None:
         await self._link.close()
+
+
+class _Witness:
+    """See `jfs.meta.store.outcome.Witness`."""
+
+    def __init__(self, store: SqlStore, tx: SqlTx, name: str) -> None:
+        self._store = store
+        self._tx = tx
+        self._name = name
+
+    async def end(self) -> bool:
+        return await self._store.end(self._name)
+
+    async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
+        return await self._store.get(*keys)
+
+    async def holds(self) -> bool:
+        try:
+            await self._store.verify(self._tx)
+        except Conflict:
+            return False
+        return True
 
 
 async def open_server(url: str, password: str) -> SqlStore:

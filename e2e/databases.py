@@ -1,6 +1,6 @@
 """Database servers for tests and the benchmark: PostgreSQL, MariaDB, etcd, and a server of TiKV's protocol; each in a folder of its own.
 
-A server listens on a free port of 127.0.0.1 and keeps its data without waiting for a disk. The kernel ends it with the thread that
+A server listens on a free port of 127.0.0.1 and keeps its data without waiting for a disk: they outlive its process (TiKV's do not). The kernel ends it with the thread that
 started it, so start it from one that lasts. `url` names a volume's place, as both clients take it.
 """
 
@@ -35,14 +35,42 @@ class Server(abc.ABC):
         self.folder = folder
         self.port = free_port()
         self._prepare()
-        with (folder / "log").open("wb") as log:
-            command = [*self._as_user(), *self._command()]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        self.restart()
+
+    def restart(self) -> None:
+        """Start it (again after `kill`), and wait until it answers."""
         deadline = time.monotonic() + _PATIENCE
+        self._process = self._spawn()
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.engine} did not start; its log: {(folder / 'log').read_text()[-2000:]}")
+            if self._process.poll() is not None and not self._may_be_tried_again():
+                raise RuntimeError(f"{self.engine} did not start; its log: {self._log.read_text()[-2000:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.engine} does not answer; its log: {self._log.read_text()[-2000:]}")
+            if self._process.poll() is not None:
+                self._process = self._spawn()
             time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """The server's process; it may have children."""
+        return self._process.pid
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen([*self._as_user(), *self._command()], stdout=log, stderr=log, cwd=self.folder)
+
+    def _may_be_tried_again(self) -> bool:
+        """Whether what it died of at its start passes."""
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL: what it has not given to the kernel is lost."""
+        self._process.kill()
+        self._process.wait()
 
     def _as_user(self) -> list[str]:
         dying = ["setpriv", "--pdeathsig", "KILL"]
@@ -71,8 +99,7 @@ class Server(abc.ABC):
 
     def stop(self) -> None:
         """End it and remove its folder."""
-        self._process.kill()
-        self._process.wait()
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -134,6 +161,10 @@ class Postgres(SqlServer):
         options += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
         return [str(self._programs / "postgres"), *options]
 
+    def _may_be_tried_again(self) -> bool:
+        """Processes of the server that was killed end a moment later, and keep its memory until then."""
+        return "pre-existing shared memory block" in self._log.read_text()[-500:]
+
     def tool(self, database: str) -> list[str]:
         psql = [str(self._programs / "psql"), "-h", str(self.folder), "-p", str(self.port), "-U", "postgres", "-qAt"]
         return [*psql, database or "postgres"]
@@ -157,7 +188,7 @@ class Mariadb(SqlServer):
     def _command(self) -> list[str]:
         command = ["mariadbd", "--no-defaults", f"--datadir={self.folder}/data", f"--socket={self.folder}/s"]
         command += [f"--port={self.port}", "--bind-address=127.0.0.1", f"--pid-file={self.folder}/pid"]
-        return [*command, "--innodb-flush-log-at-trx-commit=0"]
+        return [*command, "--innodb-flush-log-at-trx-commit=2"]
 
     def tool(self, database: str) -> list[str]:
         return ["mariadb", "--no-defaults", "-uroot", "-S", f"{self.folder}/s", "-N", *([database] if database else [])]

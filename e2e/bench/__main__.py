@@ -7,6 +7,7 @@ Needs root (mounts, drop_caches). Examples:
   python -m e2e.bench --runs 1 --rows "tar;rm"   one run of the rows whose names hold "tar" or "rm"
   python -m e2e.bench --rows "list 100,000"      a large row runs only when it is named
   python -m e2e.bench --requests                 CPU of one cached getattr and lookup, both FUSE hosts beside each other
+  python -m e2e.bench --entries 1000000          CPU of operations on the metadata of 1,000 files, and ten times more, up to a million
 """
 
 import argparse
@@ -18,7 +19,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from e2e.bench import clients, programs, requests, table
+from e2e.bench import clients, entries, programs, requests, table
 from e2e.bench.clients import Mounted, PlainDisk
 from e2e.bench.rows import ROWS, Row, chosen
 from e2e.bench.run import measure
@@ -41,6 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--requests", action="store_true", help="measure requests instead of rows")
+    parser.add_argument("--entries", type=int, default=0, metavar="MOST", help="measure volumes of up to so many files")
     parser.add_argument(
         "--mount-option", action="append", default=[], help="extra option of our mount, e.g. --fuse-host=pyfuse3"
     )
@@ -59,6 +61,10 @@ def main() -> int:
         if arguments.requests:
             text, passed = requests.report(scratch, stack, arguments.runs)
             name = "bench-requests"
+        elif arguments.entries:
+            urls, server = _databases(arguments.engine, scratch, stack)
+            text, passed = entries.report(arguments.engine, urls[0], server, arguments.entries), True
+            name = f"bench-entries-{arguments.engine}"
         else:
             text, passed = _rows(arguments, scratch, stack, rows)
             name = f"bench-{arguments.engine}" + ("" if arguments.storage == "file" else "-s3")
@@ -68,19 +74,24 @@ def main() -> int:
         return 0 if passed else 1
 
 
-def _rows(arguments: argparse.Namespace, scratch: Path, stack: ExitStack, rows: tuple[Row, ...]) -> tuple[str, bool]:
-    engine: str = arguments.engine
-    urls = [f"sqlite3://{scratch}/{number}.db" for number in range(2)]
+def _databases(engine: str, scratch: Path, stack: ExitStack) -> tuple[list[str], int]:
+    """The addresses of two volumes' places, and the process of their server, 0 when there is none."""
     if engine == "redis":
         redis = Redis(scratch)
         stack.callback(redis.stop)
-        urls = [redis.url(number) for number in range(2)]
-    elif engine in SERVERS:
+        return [redis.url(number) for number in range(2)], redis.pid
+    if engine in SERVERS:
         # etcd's fsync would be the slowest part of every row, for both
         folder = Path(tempfile.mkdtemp(prefix="jfs-bench-", dir="/dev/shm" if engine == "etcd" else None))
         server = SERVERS[engine](folder)
         stack.callback(server.stop)
-        urls = [server.url(name) for name in ("ours", "theirs")]
+        return [server.url(name) for name in ("ours", "theirs")], server.pid
+    return [f"sqlite3://{scratch}/{number}.db" for number in range(2)], 0
+
+
+def _rows(arguments: argparse.Namespace, scratch: Path, stack: ExitStack, rows: tuple[Row, ...]) -> tuple[str, bool]:
+    engine: str = arguments.engine
+    urls, _ = _databases(engine, scratch, stack)
     s3 = None
     if arguments.storage == "s3":
         s3 = Seaweed(scratch)

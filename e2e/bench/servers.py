@@ -43,6 +43,10 @@ class Redis:
                 raise RuntimeError("redis-server did not start; is the package redis-server installed?")
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def url(self, number: int) -> str:
         """The metadata URL of database *number*."""
         return f"unix://{self.socket}?db={number}"

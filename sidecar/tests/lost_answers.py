@@ -75,16 +75,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Have clients give up an answer after *seconds*. Redis is told in its address."""
     for module in ("sql.postgres", "sql.mysql"):
         monkeypatch.setattr(f"jfs.meta.engines.{module}._ANSWER_WITHIN", seconds)
-    monkeypatch.setattr("jfs.meta.engines.kv.channels.ANSWER_WITHIN", seconds)
+    monkeypatch.setattr("jfs.meta.engines.kv.calls.ANSWER_WITHIN", seconds)
     for module in ("postgres", "mysql"):
         monkeypatch.setattr(f"jfs.meta.engines.sql.{module}._CONNECT_WITHIN", seconds)
 
 
 def _lead_all_through(database: TikvDatabase, port: int) -> None:
     """TiKV's client asks where the stores are, and would go there past the proxy."""
-    for channels in (database.placement._channels, database.placement._clocks):
-        dial = channels._dial
-        channels._dial = lambda server, dial=dial: dial(f"127.0.0.1:{port}")  # type: ignore[method-assign,misc]
+    servers = database.placement._servers
+    connection = servers.connection
+    servers.connection = lambda server: connection(f"127.0.0.1:{port}")  # type: ignore[method-assign]
 
 
 async def _keep_objects(id: int, size: int) -> None:

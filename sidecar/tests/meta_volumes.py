@@ -20,6 +20,7 @@ from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import CounterKey, DirStat, DirStatKey, NodeKey, SliceRefKey
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume import SUPERUSER, Meta, MetaOptions, SessionInfo, existing_setting, format_volume
+from jfs.meta.volume.session import EXPIRE_BEATS
 from store_engines import OpenClient, database
 
 UUID = "2d4dbcce-1357-42d9-91c0-a26ae5ebcd1a"
@@ -54,8 +55,9 @@ class Volume:
         """Another connection to the database."""
         return await self._open_store()
 
-    async def client(self, *, session: bool = True, **options: Any) -> Meta:
-        """Another mounted client, caches off unless asked for."""
+    async def client(self, *, session: bool = True, ahead: float = 0.0, **options: Any) -> Meta:
+        """Another mounted client, caches off unless asked for; its clock is *ahead* by so many seconds."""
+        offset = int(ahead * 10**9)
         defaults: dict[str, Any] = {
             "attr_timeout": 0.0,
             "entry_timeout": 0.0,
@@ -66,13 +68,20 @@ class Volume:
             await self._open_store(),
             MetaOptions(**(defaults | options)),
             delete_objects=self._delete,
-            clock=self.clock,
+            clock=lambda: self.clock() + offset,
             info=SessionInfo(mount_point="/mnt"),
         )
         self._clients.append(meta)
         if session:
             await meta.start_session()
         return meta
+
+    async def beat(self, *clients: Meta, beats: int = EXPIRE_BEATS + 1) -> None:
+        """Beat so often that a session which is expired and does not beat is taken for dead."""
+        for _ in range(beats):
+            self.clock.advance(12)
+            for client in clients:
+                await client.heartbeat()
 
     async def _delete(self, id: int, size: int) -> None:
         self.deleted.append((id, size))

@@ -581,3 +581,11 @@ class TestRecordCache:
         assert cache.get(EdgeKey(1, b"3-0")) is UNKNOWN
         assert cache.get(EdgeKey(5, b"0-0")) is UNKNOWN
         assert cache.get(EdgeKey(5, b"3-0")) == Entry(1, 7).pack()
+
+    def test_a_directory_that_is_listed_again_stays(self) -> None:
+        cache = RecordCache()
+        for ino in (1, 2, 1, 3, 1):
+            names = [b"%d" % number for number in range(4096)]
+            cache.offer(ino, StoredPage(names, [Entry(1, 7).pack()] * 4096, [None] * 4096))
+        assert cache.get(EdgeKey(1, b"0")) == Entry(1, 7).pack()
+        assert cache.get(EdgeKey(2, b"0")) is UNKNOWN

@@ -31,6 +31,7 @@ from jfs.meta.model.locks import (
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import Meta
 from jfs.meta.volume import locking as locking_module
+from jfs.meta.volume.session import EXPIRE_BEATS
 from meta_volumes import Volume, errno_of, volume
 from store_engines import ALL
 
@@ -249,8 +250,9 @@ async def test_the_locks_of_a_dead_session_go(made: Volume, shared: bool) -> Non
     await one.locks.setlk(INO, ONE, whole(kind), wait=False)
     assert one._life is not None
     await one._life.stop()  # killed
-    made.clock.advance(400)
-    await two.heartbeat()
+    for _ in range(EXPIRE_BEATS + 1):
+        made.clock.advance(100)
+        await two.heartbeat()
     await two.locks.flock(INO, ONE, WRITE, wait=False)
     await two.locks.setlk(INO, ONE, whole(WRITE), wait=False)
 

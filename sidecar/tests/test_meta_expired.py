@@ -35,7 +35,7 @@ async def test_a_client_that_was_taken_for_dead_comes_back(made: Volume) -> None
     await cut_off.locks.flock(named, OWNER, WRITE, wait=False)
     await cut_off.locks.setlk(named, OWNER, Range(WRITE, 1, 0, 9), wait=False)
     made.clock.advance(310)
-    await other.heartbeat()
+    await made.beat(other)
     assert await sids(other) == [other.sid]
     # The other client has taken over what the dead one left.
     await other.locks.flock(named, OWNER, WRITE, wait=False)
@@ -64,18 +64,45 @@ async def test_a_client_that_was_taken_for_dead_comes_back(made: Volume) -> None
     await audit(other.store)
 
 
-async def test_a_clock_that_jumps_ahead_takes_others_for_dead_until_they_beat(made: Volume) -> None:
-    """As with the real client: sessions are believed by the clock of who looks."""
-    here, ahead = await made.client(), await made.client()
-    made.clock.advance(3600)
-    await ahead.heartbeat()
-    assert await sids(ahead) == [ahead.sid]
-    made.clock.advance(-3600)
-    await here.heartbeat()
-    assert await sids(ahead) == sorted((here.sid, ahead.sid))
-    ino = await new_file(here, b"f")
-    await write(here, ino, 0, 100)
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0, 400 * 86400.0])
+async def test_clocks_that_differ(made: Volume, ahead: float) -> None:
+    """Whoever beats is alive, whatever its clock says: it keeps its locks and files without a name."""
+    here, other = await made.client(), await made.client(ahead=ahead)
+    unnamed = []
+    for number, meta in enumerate((here, other)):
+        ino, _, _ = await meta.create(SUPERUSER, 1, b"f%d" % number, 0o644, os.O_RDWR)
+        await meta.unlink(SUPERUSER, 1, b"f%d" % number)
+        await meta.locks.flock(ino, OWNER, WRITE, wait=False)
+        unnamed.append(ino)
+    await made.beat(here, other, beats=20)
+    assert await sids(here) == sorted((here.sid, other.sid))
+    for meta, ino in zip((other, here), unnamed, strict=True):
+        assert await errno_of(meta.locks.flock(ino, OWNER + 1, WRITE, wait=False)) == errno.EAGAIN
+        await meta.getattr(ino)
+    await here.locks.release(unnamed[0], OWNER)
+    await here.release(unnamed[0])
+    # A dead client is found; one whose clock was ahead is believed for that much longer: its record may mean that.
+    assert other._life is not None
+    await other._life.stop()
+    await made.beat(here, beats=20)
+    assert (await sids(here) == [here.sid]) == (ahead < 0)
+    made.clock.advance(max(ahead, 0))
+    await made.beat(here)
+    assert await sids(here) == [here.sid]
+    await here._deletion.drain(20)
     await audit(here.store)
+
+
+async def test_a_clock_that_was_far_ahead_does_not_stop_the_jobs(made: Volume) -> None:
+    here, ahead = await made.client(), await made.client(ahead=400 * 86400.0)
+    await ahead.heartbeat()
+    await ahead.close()
+    dead = await made.client()
+    assert dead._life is not None
+    await dead._life.stop()
+    made.clock.advance(100)
+    await made.beat(here)
+    assert await sids(here) == [here.sid]
 
 
 async def test_a_clock_that_jumps_back(made: Volume) -> None:

@@ -19,10 +19,11 @@ async def end_session(tx: Tx, sid: int) -> None:
 
 
 async def elect(tx: Tx, counter: str, now: int, period: int) -> bool:
-    """Whether this client runs the job of *counter*: its last run (unix seconds) is *period* seconds or more ago (setIfSmall)."""
+    """Whether this client runs the job of *counter*: its last run (unix seconds) is *period* seconds or more ago (setIfSmall), or so far
+    ahead that it was noted by a clock that is wrong."""
     key = CounterKey(counter)
     (last,) = await tx.get(key)
-    if (last or 0) > now - period:
+    if now - period < (last or 0) <= now + period:
         return False
     tx.put(key, now)
     journal.set_counter(tx, counter, now)

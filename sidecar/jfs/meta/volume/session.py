@@ -27,7 +27,7 @@ from jfs.meta.volume.usage import Usage
 
 log = logging.getLogger(__name__)
 
-EXPIRE_BEATS = 5
+EXPIRE_BEATS = 5  # after which a session is not believed any more
 LEFT_SECONDS = 900  # that a session is kept for a successor that was announced: an image is pulled meanwhile
 _CLEAN_AT_ONCE = 1000
 
@@ -85,6 +85,9 @@ class SessionLife:
         self._rules = rules
         self._on_lost = on_lost
         self._task: asyncio.Task[None] | None = None
+        self._beats = 0
+        self._seen: dict[int, tuple[int, int]] = {}  # of sessions: their expiry, and at which beat we saw it first
+        self._waiting = False  # whether one has expired that may be alive
 
     def _seconds(self) -> int:
         return self._clock() // common.SECOND
@@ -153,15 +156,29 @@ class SessionLife:
                 log.warning("heartbeat failed, tried again in %g s: %s", self._heartbeat, error)
 
     async def clean_dead(self) -> None:
-        """Elected, clear up to 1000 sessions whose expiry has passed."""
+        """Clear up to 1000 sessions that are dead: their expiry has passed, and they have not beaten for five of our beats since we
+        looked first, whatever their clock says. Whoever is elected looks, and whoever has seen one that is to be waited for."""
+        self._beats += 1
         now = self._seconds()
 
         async def operation(tx: Tx) -> bool:
             return await elect(tx, "lastCleanupSessions", now, int(self._heartbeat * 0.9))
 
-        if not await self._store.run(operation):
+        if not await self._store.run(operation) and not self._waiting:
             return
-        dead = [sid async for sid, session in self._store.sessions() if session.expire < now and sid != self.sid]
+        seen: dict[int, tuple[int, int]] = {}
+        dead: list[int] = []
+        self._waiting = False
+        async for sid, session in self._store.sessions():
+            expire, since = self._seen.get(sid, (None, 0))
+            seen[sid] = session.expire, since if expire == session.expire else self._beats
+            if session.expire >= now or sid == self.sid:
+                continue
+            if self._beats - seen[sid][1] >= EXPIRE_BEATS:
+                dead.append(sid)
+            else:
+                self._waiting = True
+        self._seen = seen
         for sid in dead[:_CLEAN_AT_ONCE]:
             await self.clear(sid)
             log.info("session %d ended without closing and was cleared", sid)

@@ -34,7 +34,7 @@ class RecordCache(Remembered[Key[Any], Any]):
 
     def offer(self, ino: int, page: StoredPage) -> None:
         """Keep a page of directory *ino*, with attributes, for when it is asked for."""
-        self._offers.setdefault(ino, []).append(page)
+        self._offers[ino] = [*self._offers.pop(ino, ()), page]  # the last one, so that others go first
         while (
             len(self._offers) > 1
             and sum(len(page.names) for pages in self._offers.values() for page in pages) > _OFFERED

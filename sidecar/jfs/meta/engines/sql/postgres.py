@@ -4,7 +4,6 @@ Reads are prepared statements, several in one as arrays of rows; a commit is one
 server runs as one transaction (read committed, as the real client's; the row locks of the commit make it exact).
 """
 
-import asyncio
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,7 +106,8 @@ class PostgresLink(Link[Connection]):
             if state_of(error) in _STARTING or connection.is_closed():
                 raise Lost(str(error), sent=sent) from error
             raise converted(error, self.address) from error
-        except (asyncpg.InterfaceError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+            # An internal error is what asyncpg answers after the server said, unasked, that it ends the connection.
             raise Lost(str(error) or type(error).__name__, sent=sent) from error
 
     async def _ask(self, connection: Connection, selects: Sequence[Select]) -> list[Sequence[Row]]:

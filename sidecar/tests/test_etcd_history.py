@@ -1,14 +1,20 @@
-"""What etcd's history tells about a commit whose answer was lost, on a real server."""
+"""etcd's history on a real server: what it tells about a commit whose answer was lost, and clients that work while it is compacted."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from database_servers import blank, kv_database
 from jfs.errors import Conflict, StoreUnavailable
+from jfs.format.constants import ROOT
 from jfs.meta.engines.kv.etcd import EtcdDatabase, Unanswered
 from jfs.meta.engines.kv.layout import SETTING
 from jfs.meta.engines.kv.proto import etcd_pb2 as pb
+from jfs.meta.engines.kv.store import KvStore
+from jfs.meta.volume import SUPERUSER, Meta
+from meta_volumes import entries, new_file, volume, write
 
 pytestmark = pytest.mark.real
 NODE, OTHER = b"A\1\0\0\0\0\0\0\0I", b"A\2\0\0\0\0\0\0\0I"
@@ -97,3 +103,42 @@ async def test_history_that_was_compacted_leaves_it_unknown(
     monkeypatch.setattr(database, "touch", compacting)
     with pytest.raises(StoreUnavailable, match=r"compacted; whether a change was made is unknown"):
         await commit(database, NODE, {NODE: b"after", OTHER: b"new"})
+
+
+async def test_clients_work_while_the_history_is_compacted(tmp_path: Path) -> None:
+    async with volume("etcd", tmp_path) as made:
+        clients = [await made.client() for _ in range(2)]
+        store = clients[0].store
+        assert isinstance(store, KvStore)
+        database = store._database
+        assert isinstance(database, EtcdDatabase)
+        compacted = 0
+
+        async def compact() -> None:
+            nonlocal compacted
+            while True:
+                await database.page(b"", b"\xff", 1)
+                revision = database._revision
+                if revision > compacted:
+                    request = pb.CompactionRequest(revision=revision, physical=True)
+                    await database._ask("KV", "Compact", request, pb.CompactionResponse)
+                    compacted = revision
+
+        async def work(meta: Meta, number: int) -> None:
+            for turn in range(30):
+                name = b"%d-%d" % (number, turn)
+                ino = await new_file(meta, name)
+                await write(meta, ino, 0, 100)
+                await meta.rename(SUPERUSER, ROOT, name, ROOT, b"moved-" + name, 0)
+                assert b"moved-" + name in await entries(meta.store, ROOT)
+                if turn % 2:
+                    await meta.unlink(SUPERUSER, ROOT, b"moved-" + name)
+
+        compacting = asyncio.create_task(compact())
+        before = compacted
+        await asyncio.gather(*(work(meta, number) for number, meta in enumerate(clients)))
+        assert not compacting.done()
+        compacting.cancel()
+        await asyncio.gather(compacting, return_exceptions=True)
+        assert compacted > before
+        assert len(await entries(store, ROOT)) == 30

@@ -1,7 +1,7 @@
 """Database servers for tests and the benchmark: PostgreSQL, MariaDB, etcd, and a server of TiKV's protocol; each in a folder of its own.
 
-A server listens on a free port of 127.0.0.1 and keeps its data without waiting for a disk: they outlive its process (TiKV's do not). The kernel ends it with the thread that
-started it, so start it from one that lasts. `url` names a volume's place, as both clients take it.
+A server listens on a free port of 127.0.0.1 and keeps its data without waiting for a disk: they outlive its process (TiKV's do not).
+The kernel ends it with the thread that started it, so start it from one that lasts. `url` names a volume's place, as both clients take it.
 """
 
 import abc

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jfs_api import names
+
 from e2e.cluster import Document
 
 BUSYBOX = "localhost/busybox:1"
@@ -29,6 +31,39 @@ def volume(name: str, secret_name: str, **spec: Any) -> Document:
         "metadata": {"name": name},
         "spec": {"secretRef": {"name": secret_name}, **spec},
     }
+
+
+def static_volume(namespace: str, name: str, secret: str, storage_class: str = "") -> list[Document]:
+    """A hand-written PersistentVolume of our driver, and the claim in the namespace that is bound to it."""
+    claim = {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": storage_class,
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"{namespace}-{name}"},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteMany"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": storage_class,
+                "csi": {
+                    "driver": names.DRIVER,
+                    "volumeHandle": f"{namespace}-{name}",
+                    "nodePublishSecretRef": {"name": secret, "namespace": namespace},
+                },
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name},
+            "spec": {**claim, "volumeName": f"{namespace}-{name}"},
+        },
+    ]
 
 
 def container(script: str = IDLE, name: str = "app", mounts: Mapping[str, Any] | None = None, **more: Any) -> Container:
@@ -76,3 +111,9 @@ def job(name: str, script: str, mounts: Mapping[str, Any], completions: int = 1)
             "template": {"spec": spec},
         },
     }
+
+
+def cron_job(name: str, script: str, mounts: Mapping[str, Any]) -> Document:
+    """A CronJob that never begins by itself."""
+    spec = {"schedule": "0 0 1 1 *", "suspend": True, "jobTemplate": {"spec": job(name, script, mounts)["spec"]}}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec}

@@ -4,17 +4,20 @@ A scenario reads as a user's story; what it needs to look behind (the node's mou
 Redis) is here too. Every file system has a Redis database of its own, so scenarios do not see each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jfs_api import names
 
 from e2e import documents, install
-from e2e.cluster import Cluster, Document, Kubectl, until
+from e2e.cluster import Cluster, Document, Kubectl, diagnosis, until
 from e2e.cluster.layout import KUBELET_ROOT
 
 LABELS = {names.INJECT_LABEL: names.INJECT_ENABLED}
+REPORTS = Path(__file__).parents[1] / "reports"
 PLUGIN = f"{KUBELET_ROOT}/plugins/{names.DRIVER}"
 
 
@@ -28,12 +31,12 @@ class Scenario:
     databases: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, cluster: Cluster, name: str) -> "Scenario":
+    def begin(cls, cluster: Cluster, name: str, labels: Mapping[str, str] = LABELS) -> "Scenario":
         kubectl = cluster.kubectl(name)
         if kubectl.find("namespace", name):  # of a run that was killed, on a kept cluster
             kubectl("delete", "pods", "--all", "--force", "--grace-period=0")
             kubectl("delete", "namespace", name)
-        kubectl.apply(documents.namespace(name, LABELS))
+        kubectl.apply(documents.namespace(name, labels))
         until("the namespace's service account", lambda: kubectl.find("serviceaccount", "default"))
         return cls(cluster, name, kubectl)
 
@@ -154,3 +157,21 @@ class Scenario:
     def gone(self, uid: str) -> None:
         """Wait until the node has nothing of the pod any more."""
         until(f"nothing to be left of pod {uid}", lambda: not self.left_of(uid) or None, seconds=120, pause=1)
+
+
+@contextmanager
+def reported(
+    cluster: Cluster, name: str, failures: Callable[[], int], labels: Mapping[str, str] = LABELS
+) -> Iterator[Scenario]:
+    """A scenario that ends with the block; when `failures` has grown by then, with a report of what a person would look at."""
+    scenario = Scenario.begin(cluster, name, labels)
+    before = failures()
+    yield scenario
+    if failures() > before:
+        REPORTS.mkdir(exist_ok=True)
+        place = REPORTS / f"scenario-{name}.txt"
+        text = diagnosis.report(cluster.kubectl(), [name], install.NAMESPACE)
+        mounts = "\n".join(line for line in cluster.mounts() if "juicefs" in line.lower())
+        place.write_text(f"{text}\n== kubelet\n{cluster.log('kubelet', 80)}\n== mounts\n{mounts}\n")
+        print(f"What the cluster looked like: {place}\n" + "\n".join(text.splitlines()[:40]))
+    scenario.end()

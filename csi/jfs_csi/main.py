@@ -23,6 +23,7 @@ from jfs_api import names
 from jfs_csi.api import ApiClient
 from jfs_csi.control.server import ControlServer
 from jfs_csi.directories import Tree
+from jfs_csi.ending import PodEnd
 from jfs_csi.events import EventReporter, Subject
 from jfs_csi.fuse.custody import Custody
 from jfs_csi.fuse.holder import SOCKET, HolderClient
@@ -84,7 +85,14 @@ class NodeService:
         )
         usage = UsageProbe()
         self._publisher = Publisher(
-            self._tree, self._layout, self._states, self._control, self._connections, self._custody, usage
+            self._tree,
+            self._layout,
+            self._states,
+            self._control,
+            self._connections,
+            self._custody,
+            usage,
+            PodEnd(api),
         )
         endpoint = settings.endpoint.removeprefix("unix://")
         self._registration = Registration(settings.driver_name, endpoint)
@@ -161,6 +169,7 @@ class NodeService:
             try:
                 await asyncio.to_thread(self._keeper.synchronize)
                 await self._publisher.heal()
+                await self._publisher.end_waiting()
             except OSError as error:
                 log.error("The look for mounts that nobody serves failed, it is tried again: %s", error)
 

@@ -22,6 +22,7 @@ from jfs_api import names
 
 from jfs_csi.control.server import ControlServer
 from jfs_csi.directories import Tree
+from jfs_csi.ending import PodEnd
 from jfs_csi.fuse.custody import Custody
 from jfs_csi.layout import Layout, Names, Target, valid_pod_uid
 from jfs_csi.mounts import (
@@ -79,9 +80,11 @@ class Publisher:
         connections: FuseConnections,
         custody: Custody,
         usage: UsageProbe,
+        end: PodEnd,
     ) -> None:
         self._tree, self._layout, self._states = tree, layout, states
-        self._control, self._connections, self._custody, self._usage = control, connections, custody, usage
+        self._control, self._connections, self._custody = control, connections, custody
+        self._usage, self._end = usage, end
 
     # --- publish -----------------------------------------------------------------------------------------------
 
@@ -294,7 +297,7 @@ class Publisher:
         somebody may still serve is asked, by a thread of its own that nobody waits for."""
         for state in self._states.all():
             key = (state.pod_uid, state.volume)
-            if state.kind != DATA or self._control.is_served(*key):
+            if state.kind != DATA or self._control.is_served(*key) or self._control.is_over(state.pod_uid):
                 continue
             path = await asyncio.to_thread(self._custody.unserved, *key)
             if path is None or not await self._usage.is_dead(path):
@@ -306,6 +309,30 @@ class Publisher:
                         await self._control.dead(*key)
             except OSError as error:
                 log.error("Pod %s: volume %s could not be mounted anew: %s", *key, error)
+
+    async def end_waiting(self) -> None:
+        """End the connections of pods that are over and in which requests wait for a sidecar that will not come: their processes
+        could not end, and the kubelet would never unpublish."""
+        waiting = [state for state in self._states.all() if self._waits(state)]
+        over = await asyncio.gather(
+            *(self._end.is_over(state.pod_namespace, state.pod_name, state.pod_uid) for state in waiting)
+        )
+        for state in (state for state, ended in zip(waiting, over, strict=True) if ended):
+            async with self._control.lock(state.pod_uid):
+                if not self._waits(state):
+                    continue  # it was served or unpublished while we asked
+                log.warning(
+                    "Pod %s/%s is over and nobody serves its volume %s any more: what waits for an answer is ended.",
+                    state.pod_namespace,
+                    state.pod_name,
+                    state.volume,
+                )
+                self._control.over(state.pod_uid)
+                await asyncio.to_thread(self._custody.end, state.pod_uid, state.volume)
+
+    def _waits(self, state: VolumeState) -> bool:
+        key = (state.pod_uid, state.volume)
+        return state.kind == DATA and not self._control.is_served(*key) and self._custody.waits(*key)
 
     async def sweep(self) -> None:
         """Unpublish the volumes of pods whose directory the kubelet has removed (force-deleted ones)."""

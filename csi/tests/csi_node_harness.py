@@ -67,6 +67,7 @@ class Node:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.environment: dict[str, str] = {}
         self.arguments: list[str] = []
+        self.program = ["-m", "jfs_csi.main"]
 
     @property
     def pid(self) -> int:
@@ -101,8 +102,7 @@ class Node:
             self.service = self.enter(
                 *("unshare", "--mount", "--propagation", "unchanged"),
                 sys.executable,
-                "-m",
-                "jfs_csi.main",
+                *self.program,
                 f"--endpoint=unix://{plugin}/csi.sock",
                 f"--registration-dir={self.kubelet}/plugins_registry",
                 f"--kubelet-dir={self.kubelet}",

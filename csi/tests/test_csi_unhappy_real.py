@@ -25,8 +25,8 @@ async def node() -> AsyncIterator[Node]:
         yield node
 
 
-async def started(node: Node, mode: str, hold: Path | None = None, **fields: Any) -> Pod:
-    pod = Pod(node)
+async def started(node: Node, mode: str, hold: Path | None = None, pod: Pod | None = None, **fields: Any) -> Pod:
+    pod = pod or Pod(node)
     await pod.publish_control(mode)
     await pod.publish("data", **fields)
     pod.start_small_sidecar(restricted=mode == "restricted", hold=hold)

@@ -71,7 +71,7 @@ class Cluster:
     def _prepare(self, pause: Path) -> None:
         state = self.instance.state
         state.mkdir(parents=True, mode=0o700)
-        for name in ("scratch", "kubelet", "containerd", "log", "pids"):
+        for name in ("scratch", "kubelet", "containerd", "log", "pids", self.instance.manifests.name):
             (state / name).mkdir()
         shutil.copyfile(pause, state / "pause.tar")
         pki.write_all(state / "pki")

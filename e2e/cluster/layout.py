@@ -46,6 +46,11 @@ class Instance:
         return STATES / self.name
 
     @property
+    def manifests(self) -> Path:
+        """The kubelet's folder of static pods."""
+        return self.state / "manifests"
+
+    @property
     def cgroup(self) -> str:
         return f"onenode-{self.name}"
 
@@ -123,6 +128,7 @@ def kubelet(instance: Instance) -> dict[str, Any]:
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": f"{pki}/kubelet-server.crt",
         "tlsPrivateKeyFile": f"{pki}/kubelet-server.key",
+        "staticPodPath": str(instance.manifests),
         "clusterDNS": [DNS_SERVICE_IP],
         "clusterDomain": DOMAIN,
         "cgroupDriver": "cgroupfs",

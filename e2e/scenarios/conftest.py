@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from e2e import cache, images, install
-from e2e.cluster import Cluster, diagnosis
-from e2e.scenario import Scenario
-
-REPORTS = Path(__file__).parents[2] / "reports"
+from e2e.cluster import Cluster
+from e2e.scenario import Scenario, reported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,14 +47,5 @@ def cluster() -> Iterator[Cluster]:
 def scenario(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Scenario]:
     """A labelled namespace named after the test."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:40].strip("-")
-    scenario = Scenario.begin(cluster, name)
-    failed_before = request.session.testsfailed
-    yield scenario
-    if request.session.testsfailed > failed_before:
-        REPORTS.mkdir(exist_ok=True)
-        place = REPORTS / f"scenario-{name}.txt"
-        text = diagnosis.report(cluster.kubectl(), [name], install.NAMESPACE)
-        mounts = "\n".join(line for line in cluster.mounts() if "juicefs" in line.lower())
-        place.write_text(f"{text}\n== kubelet\n{cluster.log('kubelet', 80)}\n== mounts\n{mounts}\n")
-        print(f"What the cluster looked like: {place}\n" + "\n".join(text.splitlines()[:40]))
-    scenario.end()
+    with reported(cluster, name, lambda: request.session.testsfailed) as scenario:
+        yield scenario

@@ -6,39 +6,10 @@ import pytest
 from jfs_api import names
 
 from e2e import documents
-from e2e.cluster import Document, KubectlError, until
+from e2e.cluster import KubectlError, until
 from e2e.scenario import Scenario
 
 pytestmark = pytest.mark.cluster
-
-
-def static_volume(scenario: Scenario, name: str, secret: str) -> list[Document]:
-    """A hand-written PersistentVolume of our driver and a claim bound to it."""
-    claim = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": f"{scenario.name}-{name}"},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadWriteMany"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": "",
-                "csi": {
-                    "driver": names.DRIVER,
-                    "volumeHandle": f"{scenario.name}-{name}",
-                    "nodePublishSecretRef": {"name": secret, "namespace": scenario.name},
-                },
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name},
-            "spec": {**claim, "volumeName": f"{scenario.name}-{name}"},
-        },
-    ]
 
 
 def test_namespace_without_label_has_no_sidecar(scenario: Scenario) -> None:
@@ -68,7 +39,7 @@ def test_wrong_credentials_reach_the_pod(scenario: Scenario) -> None:
     right = scenario.credentials()
     scenario.volume()
     wrong = right | {"metaurl": right["metaurl"].replace("redis-password", "not-the-right-one")}
-    scenario.kubectl.apply(documents.secret("wrong", wrong), *static_volume(scenario, "static", "wrong"))
+    scenario.kubectl.apply(documents.secret("wrong", wrong), *documents.static_volume(scenario.name, "static", "wrong"))
     scenario.kubectl.apply(documents.pod("app", mounts={"static": "/data"}))
 
     message = scenario.event("app", names.EVENT_MOUNT_FAILED)
@@ -81,7 +52,7 @@ def test_wrong_credentials_reach_the_pod(scenario: Scenario) -> None:
     scenario.kubectl.apply(documents.secret("wrong", right))
     scenario.pod("app", {"static": "/data"})
     scenario.sh("app", "echo works >/data/file")
-    scenario.kubectl.delete(documents.pod("app"), *static_volume(scenario, "static", "wrong"))
+    scenario.kubectl.delete(documents.pod("app"), *documents.static_volume(scenario.name, "static", "wrong"))
 
 
 def test_missing_secret_and_recovery(scenario: Scenario) -> None:

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_BUNDLE, AUTHORITY_KEY, CERTIFICATE, KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
 # Clocks of nodes differ; a certificate is valid a little before it was made.
-_CLOCK_SKEW = timedelta(minutes=5)
+CLOCK_SKEW = timedelta(minutes=5)
 
 
 class BadMaterial(ValueError):
@@ -35,6 +35,10 @@ class Lifetimes:
     certificate: timedelta = timedelta(days=90)
     # A replaced authority stays in the bundle until the new certificate is this old.
     overlap: timedelta = timedelta(hours=1)
+    # An authority must have been in the webhook configurations for so long before a certificate of it is served: API servers hear
+    # of a change some time after it was written.
+    settling: timedelta = timedelta(seconds=30)
+    skew: timedelta = CLOCK_SKEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +110,22 @@ def next_material(
 ) -> Material:
     """What should be stored now; `current` itself if nothing is to be changed.
 
-    `trusted` are the fingerprints of the authorities that the webhook configuration already holds, `hosts` the DNS names
+    `trusted` are the fingerprints of the authorities that every API server trusts by now, `hosts` the DNS names
     the API server may use.
     """
     if current is None or current.certificate.not_valid_after_utc <= now:
         return _new_material(hosts, now, lifetimes)
     newest, certificate = current.authorities[0], current.certificate
     if _due(newest, now):
-        authority, key = make_authority(now, lifetimes.authority)
+        authority, key = make_authority(now, lifetimes.authority, lifetimes.skew)
         unexpired = tuple(each for each in current.authorities if each.not_valid_after_utc > now)
         return Material((authority, *unexpired), key, certificate, current.key)
     from_newest = _issued(newest, certificate)
     renewal = not from_newest or _due(certificate, now) or not set(hosts) <= set(_hosts(certificate))
     if renewal and (from_newest or fingerprint(newest) in trusted):
-        issued, key = issue(newest, current.authority_key, hosts, now, lifetimes.certificate)
+        issued, key = issue(newest, current.authority_key, hosts, now, lifetimes.certificate, lifetimes.skew)
         return Material(current.authorities, current.authority_key, issued, key)
-    moved_on = now - certificate.not_valid_before_utc > lifetimes.overlap + _CLOCK_SKEW
+    moved_on = now - certificate.not_valid_before_utc > lifetimes.overlap + lifetimes.skew
     if from_newest and len(current.authorities) > 1 and moved_on:
         return Material((newest,), current.authority_key, certificate, current.key)
     return current
@@ -146,19 +150,21 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 
 def _new_material(hosts: Sequence[str], now: datetime, lifetimes: Lifetimes) -> Material:
-    authority, authority_key = make_authority(now, lifetimes.authority)
-    certificate, key = issue(authority, authority_key, hosts, now, lifetimes.certificate)
+    authority, authority_key = make_authority(now, lifetimes.authority, lifetimes.skew)
+    certificate, key = issue(authority, authority_key, hosts, now, lifetimes.certificate, lifetimes.skew)
     return Material((authority,), authority_key, certificate, key)
 
 
-def make_authority(now: datetime, lifetime: timedelta) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def make_authority(
+    now: datetime, lifetime: timedelta, skew: timedelta = CLOCK_SKEW
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """A self-signed authority (ECDSA P-256) that may only issue end certificates."""
     key = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
     # A name of its own for each authority: with equal names OpenSSL may try the wrong one of a bundle.
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"juicefs-webhook-ca-{serial:x}"[:64])])
     certificate = (
-        _builder(name, name, serial, key.public_key(), now, lifetime)
+        _builder(name, name, serial, key.public_key(), now, lifetime, skew)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(key_cert_sign=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -173,13 +179,14 @@ def issue(
     hosts: Sequence[str],
     now: datetime,
     lifetime: timedelta,
+    skew: timedelta = CLOCK_SKEW,
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """A server certificate for the hosts, valid no longer than its authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     lifetime = min(lifetime, authority.not_valid_after_utc - now)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "juicefs-webhook")])
     certificate = (
-        _builder(name, authority.subject, x509.random_serial_number(), key.public_key(), now, lifetime)
+        _builder(name, authority.subject, x509.random_serial_number(), key.public_key(), now, lifetime, skew)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -198,6 +205,7 @@ def _builder(
     key: ec.EllipticCurvePublicKey,
     now: datetime,
     lifetime: timedelta,
+    skew: timedelta,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -205,7 +213,7 @@ def _builder(
         .issuer_name(issuer)
         .serial_number(serial)
         .public_key(key)
-        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_before(now - skew)
         .not_valid_after(now + lifetime)
     )
 

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from jfs_webhook.api import ApiClient, NoAccess, find_access
 from jfs_webhook.arguments import Arguments, parse_arguments
+from jfs_webhook.certificates import Lifetimes
 from jfs_webhook.server import Webhook
-from jfs_webhook.trust import Trust
+from jfs_webhook.trust import ROUND_SECONDS, Trust
 
 log = logging.getLogger("jfs_webhook")
 
@@ -44,15 +45,17 @@ async def serve(
     stop: asyncio.Event,
     admission_socket: socket.socket,
     health_socket: socket.socket,
+    lifetimes: Lifetimes | None = None,
+    round_seconds: float = ROUND_SECONDS,
 ) -> None:
     """Serve on the two sockets until `stop`; closes them."""
-    trust = Trust(client, arguments.identity)
+    trust = Trust(client, arguments.identity, lifetimes=lifetimes)
     webhook = Webhook(client, arguments.settings, trust)
     health = web.AppRunner(webhook.health(), access_log=None)
     admission = web.AppRunner(webhook.admission(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await health.setup()
     await admission.setup()
-    rounds = asyncio.create_task(trust.run(), name="trust")
+    rounds = asyncio.create_task(trust.run(round_seconds), name="trust")
     try:
         await web.SockSite(health, health_socket).start()
         # A handshake before the first certificate fails, which is what a webhook that is not ready should do.
@@ -74,8 +77,8 @@ async def serve(
         await health.cleanup()
 
 
-async def run(arguments: Arguments) -> None:
-    """Run until SIGTERM or SIGINT. Raises NoAccess and OSError."""
+async def run(arguments: Arguments, lifetimes: Lifetimes | None = None, round_seconds: float = ROUND_SECONDS) -> None:
+    """Run until SIGTERM or SIGINT; `lifetimes` of certificates are the usual ones if not given. Raises NoAccess and OSError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +86,7 @@ async def run(arguments: Arguments) -> None:
     access = find_access(os.environ)
     with listen(arguments.port) as admission, listen(arguments.health_port) as health:
         async with ApiClient(access) as client:
-            await serve(arguments, client, stop, admission, health)
+            await serve(arguments, client, stop, admission, health, lifetimes, round_seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -82,6 +82,8 @@ class _State:
     served: Material | None = None
     ready: bool = False
     complaint: str = field(default="not tried yet")
+    # Authorities that the configurations hold, and since when this replica has seen them there.
+    seen: dict[bytes, datetime] = field(default_factory=dict[bytes, datetime])
 
 
 class Trust:
@@ -160,12 +162,19 @@ class Trust:
         except BadMaterial as error:
             log.warning("Secret %s is made anew, because %s", self._identity.secret, error)
             current = None
-        # Trusted is what every entry holds: the API server picks any of them.
-        entries = [entry for each in configurations for entry in each.get("webhooks") or []]
-        bundles = [fingerprints(_bundle(entry)) for entry in entries]
-        trusted = frozenset[bytes].intersection(*bundles) if bundles else frozenset[bytes]()
+        trusted = self._trusted(configurations)
         wanted = next_material(current, trusted, self._identity.hosts, self._clock(), self._lifetimes)
         return None if wanted is current else wanted
+
+    def _trusted(self, configurations: list[JsonObject]) -> frozenset[bytes]:
+        """Authorities that every API server trusts: those that have been in every entry for a while."""
+        entries = [entry for each in configurations for entry in each.get("webhooks") or []]
+        # What every entry holds: the API server picks any of them.
+        bundles = [fingerprints(_bundle(entry)) for entry in entries]
+        held = frozenset[bytes].intersection(*bundles) if bundles else frozenset[bytes]()
+        now = self._clock()
+        self._state.seen = {each: self._state.seen.get(each, now) for each in held}
+        return frozenset(each for each, since in self._state.seen.items() if now - since >= self._lifetimes.settling)
 
     @property
     def _secrets(self) -> str:

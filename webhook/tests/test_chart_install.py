@@ -5,94 +5,17 @@ line, and the API server calls it through its Service.
 """
 
 import json
-import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from webhook_control_plane import ControlPlane, control_plane, free_port, own_address, process, until
+from webhook_control_plane import ControlPlane, control_plane, until
+from webhook_installed import CHART, SYSTEM, Installed, installed_chart, replica, sidecar_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "juicefs-sidecar"
 FULL = Path(__file__).with_name("chart_values_full.yaml")
-SYSTEM = "juicefs-system"
-DRIVER = "sidecar.juicefs.io"
-
-
-@dataclass
-class Installed:
-    cluster: ControlPlane
-    port: int
-    health: int
-
-    def upgrade(self, *arguments: str) -> None:
-        self.cluster.helm("upgrade", "juicefs", str(CHART), "-n", SYSTEM, *self.values, *arguments)
-
-    @property
-    def values(self) -> list[str]:
-        return [f"--set=webhook.port={self.port}", f"--set=webhook.healthPort={self.health}"]
-
-    def namespace(self, name: str, **labels: str) -> str:
-        """A namespace with what its controllers would put there."""
-        document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-        assert self.cluster.create(document).returncode == 0
-        self.cluster.kubectl("create", "serviceaccount", "default", "-n", name)
-        return name
-
-    def volume(self, namespace: str, name: str) -> None:
-        """A volume as the operator leaves it."""
-        wish = json.dumps({"resources": {"requests": {"memory": "1024Mi"}}})
-        documents: list[dict[str, Any]] = [
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": f"pv-{namespace}-{name}", "annotations": {"juicefs.io/sidecar": wish}},
-                "spec": {
-                    "capacity": {"storage": "1Gi"},
-                    "accessModes": ["ReadWriteMany"],
-                    "csi": {"driver": DRIVER, "volumeHandle": f"{namespace}-{name}"},
-                },
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {
-                    "accessModes": ["ReadWriteMany"],
-                    "storageClassName": "",
-                    "volumeName": f"pv-{namespace}-{name}",
-                    "resources": {"requests": {"storage": "1Gi"}},
-                },
-            },
-        ]
-        for document in documents:
-            answer = self.cluster.create(document)
-            assert answer.returncode == 0, answer.stderr
-
-    def pod(self, namespace: str, name: str, claim: str = "data", **metadata: Any) -> dict[str, Any]:
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": namespace, **metadata},
-            "spec": {
-                "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 1000},
-                "initContainers": [
-                    {"name": "init", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}
-                ],
-                "containers": [{"name": "app", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
-                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
-            },
-        }
-
-    def created(self, document: dict[str, Any], *arguments: str) -> dict[str, Any]:
-        answer = self.cluster.create(document, *arguments)
-        assert answer.returncode == 0, answer.stderr
-        pod: dict[str, Any] = json.loads(answer.stdout)
-        return pod
 
 
 @pytest.fixture(scope="module")
@@ -104,54 +27,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="module")
 def installed(cluster: ControlPlane) -> Iterator[Installed]:
     """The chart installed, its webhook running here and trusted."""
-    chart = Installed(cluster, free_port(), free_port())
-    cluster.helm("install", "juicefs", str(CHART), "-n", SYSTEM, "--create-namespace", *chart.values)
-    point_service_here(cluster, chart.port)
-    deployment = cluster.get("deployment", "juicefs-webhook", "-n", SYSTEM)
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    program = str(Path(sys.executable).with_name(container["command"][0]))
-    kubeconfig = cluster.service_account(SYSTEM, "juicefs-webhook")
-    log = cluster.folder / "webhook.log"
-    with process([program, *container["args"], "--drain-seconds=0"], log, KUBECONFIG=str(kubeconfig)) as webhook:
-        until(lambda: webhook.poll() is None and ready(chart.health), 60, log.read_text)
+    chart = installed_chart(cluster)
+    with replica(chart, chart.port, chart.health) as log:
         yield chart
-        webhook.terminate()
-        assert webhook.wait(30) == 0, log.read_text()
-        # It spoke of what it did, and of nothing secret.
-        text = log.read_text()
-        assert "labelled/web injected: volumes data" in text
-        assert "PRIVATE KEY" not in text
-
-
-def ready(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
-            return b" 200 " in connection.recv(100)
-    except OSError:
-        return False
-
-
-def point_service_here(cluster: ControlPlane, port: int) -> None:
-    document = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "juicefs-webhook-here",
-            "namespace": SYSTEM,
-            "labels": {"kubernetes.io/service-name": "juicefs-webhook"},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [own_address()], "conditions": {"ready": True}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-    }
-    answer = cluster.create(document)
-    assert answer.returncode == 0, answer.stderr
-
-
-def sidecar_of(pod: dict[str, Any]) -> dict[str, Any] | None:
-    containers = pod["spec"].get("initContainers", [])
-    return next((each for each in containers if each["name"] == "juicefs-sidecar"), None)
+    # It spoke of what it did, and of nothing secret.
+    text = log.read_text()
+    assert "labelled/web injected: volumes data" in text
+    assert "PRIVATE KEY" not in text
 
 
 @pytest.mark.parametrize("values", [[], [f"--values={FULL}"]], ids=["defaults", "full"])

@@ -125,7 +125,14 @@ async def test_rotation_without_restart_keeps_every_client_trusting(server: tupl
     assert len(both) > len(first_bundle)
     for replica in (one, two):
         assert await served(replica, first_bundle) == await served(replica, both) == second
-    # … the round that finds it there issues by it, while the replica that has not followed is still trusted …
+    # … a round that finds it there waits until every API server has heard of it …
+    await two.round()
+    assert await served(two, first_bundle) == second
+    clock.now = today + timedelta(seconds=29)
+    await two.round()
+    assert await served(two, first_bundle) == second
+    # … and then issues by it, while the replica that has not followed is still trusted …
+    clock.now = today + timedelta(seconds=31)
     await two.round()
     third = await served(two, both)
     assert third != second

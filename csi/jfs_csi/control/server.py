@@ -154,6 +154,15 @@ class ControlServer:
         pod = self._pods.get(pod_uid)
         return pod is not None and volume in pod.control.ready_volumes()
 
+    def over(self, pod_uid: str) -> None:
+        """The pod is over: what becomes of its mounts is no surprise and nothing to be mended."""
+        self._pod(pod_uid).control.ending = True
+
+    def is_over(self, pod_uid: str) -> bool:
+        """Whether nobody is going to serve the pod's volumes again."""
+        pod = self._pods.get(pod_uid)
+        return pod is not None and pod.control.ending
+
     def restore(self, pod_uid: str) -> None:
         """Take over the volumes of the pod's state files, after a restart."""
         control = self._pod(pod_uid).control

@@ -104,10 +104,7 @@ class Custody:
         former = self._device(pod_uid, volume)
         self._keeper.release((pod_uid, volume))
         self._fresh(state)
-        held = None if former is None else self._connections.hold(former)
-        if held is not None:
-            with closing(held):
-                held.abort()
+        self._abort(former)
 
     def ensure(self, state: VolumeState) -> bool:
         """At a publish: have the volume mounted, and its descriptor if no sidecar can have it. True if a mount was made.
@@ -140,6 +137,24 @@ class Custody:
         log.info("Pod %s: volume %s is mounted (connection %s).", state.pod_uid, state.volume, fresh.device)
 
     # --- end and start -----------------------------------------------------------------------------------------
+
+    def waits(self, pod_uid: str, volume: str) -> bool:
+        """Whether the volume's connection lives and a sidecar has read requests from it. Never blocks."""
+        handover = self.handover(pod_uid, volume)
+        return handover is not None and handover.resume
+
+    def end(self, pod_uid: str, volume: str) -> None:
+        """End the volume's connection, whoever holds it: everything that waits for an answer fails with ECONNABORTED. Its mount
+        stays, dead."""
+        device = self._device(pod_uid, volume)
+        self._keeper.release((pod_uid, volume))
+        self._abort(device)
+
+    def _abort(self, device: str | None) -> None:
+        held = None if device is None else self._connections.hold(device)
+        if held is not None:
+            with closing(held):
+                held.abort()
 
     def release(self, pod_uid: str, volumes: Iterable[str]) -> None:
         """Let go of the volumes' connections: with the last descriptor closed the kernel ends what waits."""

@@ -44,8 +44,8 @@ class Tree:
         descriptor = os.open(self.resolved, _FLAGS)
         try:
             for depth, name in enumerate(relative, 1):
-                if make is not None and _mkdir(descriptor, name):
-                    _chmod(descriptor, name, make)
+                if make is not None:
+                    _mkdir(descriptor, name, make)
                 try:
                     following = os.open(name, _FLAGS, dir_fd=descriptor)
                 except OSError as error:
@@ -64,8 +64,7 @@ class Tree:
     def make(self, relative: Names, mode: int, *, parents: bool = True) -> None:
         """Make the directory, and its missing parents (0711) if wished. An existing one is left, also if mounted over."""
         with self.open(relative[:-1], make=0o711 if parents else None) as parent:
-            if _mkdir(parent, relative[-1]):
-                _chmod(parent, relative[-1], mode)
+            _mkdir(parent, relative[-1], mode)
 
     def remove(self, relative: Names) -> bool:
         """rmdir. True if it is gone afterwards; False if it is not empty or still in use (which is left)."""
@@ -109,16 +108,13 @@ class Tree:
             return False
 
 
-def _mkdir(parent: int, name: str) -> bool:
-    """True if the directory was made now."""
+def _mkdir(parent: int, name: str, mode: int) -> None:
+    """Make the directory if there is none. With its mode from the first moment, as far as the umask lets it: a process that is
+    killed before the second step must not leave one that a sidecar cannot enter."""
     try:
-        os.mkdir(name, 0o700, dir_fd=parent)
+        os.mkdir(name, mode, dir_fd=parent)
     except FileExistsError:
-        return False
-    return True
-
-
-def _chmod(parent: int, name: str, mode: int) -> None:
+        return
     descriptor = os.open(name, _FLAGS, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{descriptor}", mode)

@@ -233,6 +233,65 @@ async def test_a_force_deleted_pod_is_swept(node: Node, mode: str) -> None:
     assert not (node.plugin / "state" / pod.uid).exists()
 
 
+def below(pod: Pod) -> list[str]:
+    """Regular files of the pod on the node's own disk: what lies under all mounts."""
+    node, place = pod.node, pod.node.root / "below"
+    place.mkdir(exist_ok=True)
+    script = f"mount --bind {node.kubelet} {place} && find {place} -path '*{pod.uid}*' -type f"
+    found = node.enter(*("unshare", "--mount", "--propagation", "private", "sh", "-c", script), stdout=subprocess.PIPE)
+    files = found.communicate(timeout=20)[0].decode().splitlines()
+    states = [file for file in files if file.endswith(".json")]
+    assert states  # it looks where it should
+    return [file for file in files if file not in states]
+
+
+@MODES
+async def test_nothing_is_ever_written_to_the_nodes_disk(node: Node, mode: str) -> None:
+    """By containers that started before the sidecar and after it, while there is none yet, none any more, and no mount left."""
+    pod = Pod(node)
+    await pod.publish_control(mode)
+    await pod.publish("data")
+    containers = [pod.start_application("data")]
+
+    def writing() -> list["subprocess.Popen[bytes]"]:
+        return [run("sh", "-c", f"echo written >{inside}/who") for inside in containers]
+
+    def outcomes(writers: list["subprocess.Popen[bytes]"]) -> list[str]:
+        return [writer.communicate(timeout=30)[1].decode().strip().rpartition(": ")[2] for writer in writers]
+
+    early = writing()
+    if mode == "privileged":
+        assert outcomes(early) == ["Read-only file system"]
+    pod.start_small_sidecar(restricted=mode == "restricted")
+    await served(pod)
+    if mode == "restricted":
+        assert outcomes(early) == [""]  # it has waited
+    containers.append(pod.start_application("data"))
+    assert outcomes(writing()) == ["", ""]
+
+    pod.kill_container()
+    late = writing()
+    assert below(pod) == []
+    pod.start_small_sidecar(restricted=mode == "restricted")
+    assert outcomes(late) == ["", ""]
+    await served(pod)
+
+    pod.kill_container()
+    node.stop(signal.SIGKILL)  # and with it the last descriptor
+    for outcome in outcomes(writing()):
+        assert outcome in ("Transport endpoint is not connected", "Software caused connection abort")
+    assert below(pod) == []
+    await node.start()
+    await pod.publish_control(mode)
+    await pod.publish("data")
+    pod.start_small_sidecar(restricted=mode == "restricted")
+    await served(pod)
+    assert outcomes(writing()) == ["", ""]
+    pod.kill_container()
+    assert below(pod) == []
+    await ended(pod)
+
+
 async def test_swapped_directories_get_nothing(node: Node) -> None:
     """The kubelet's directory of the pod is made a link to somewhere else before the publish."""
     pod = Pod(node)

@@ -41,22 +41,26 @@ def hung_database(cluster: Cluster) -> Iterator[None]:
             os.kill(number, signal.SIGCONT)
 
 
-def stuck(scenario: Scenario, pods: list[str]) -> None:
+def stuck(cluster: Cluster, uids: dict[str, str]) -> None:
     """Wait until a process of each application waits for an answer of its file system."""
 
-    def in_the_kernel(pod: str) -> bool:
-        for number, command in scenario.cluster.pod_processes(uids[pod]):
+    def in_the_kernel(uid: str) -> bool:
+        for number, command in cluster.pod_processes(uid):
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if "jfs" not in command and Path(f"/proc/{number}/wchan").read_text() == "request_wait_answer":
                     return True
         return False
 
-    uids = {pod: scenario.uid(pod) for pod in pods}
-    until("applications to be stuck", lambda: all(in_the_kernel(pod) for pod in pods))
+    until("applications to be stuck", lambda: all(in_the_kernel(uid) for uid in uids.values()))
 
 
 def test_pods_end_whatever_hangs(scenario: Scenario) -> None:
-    """A hung database, then a sidecar stopped with requests in its hands; deleted, by force, and ended by its deadline."""
+    """A hung database, then a sidecar stopped with requests in its hands; deleted, by force, with its namespace, and ended by its
+    deadline."""
+    space = Scenario.begin(scenario.cluster, f"{scenario.name}-space")
+    inside = [f"inside-{mode}" for mode in MODES]
+    for mode, pod in zip(MODES, inside, strict=True):
+        space.kubectl.apply(documents.pod(pod, ASKING, {space.volume(mode, sidecar={"mode": mode}): "/data"}))
     pods: list[str] = []
     for mode in MODES:
         volume = scenario.volume(mode, ready=False, sidecar={"mode": mode})
@@ -66,15 +70,18 @@ def test_pods_end_whatever_hangs(scenario: Scenario) -> None:
             pods.append(f"{kind}-{mode}")
     for pod in pods:
         scenario.kubectl.wait(f"pod/{pod}", "condition=Ready")
-    uids = {pod: scenario.uid(pod) for pod in pods}
+    for pod in inside:
+        space.kubectl.wait(f"pod/{pod}", "condition=Ready")
+    uids = {pod: scenario.uid(pod) for pod in pods} | {pod: space.uid(pod) for pod in inside}
 
     with hung_database(scenario.cluster):
-        stuck(scenario, pods)
-        for pod in pods:
-            for number, command in scenario.cluster.pod_processes(uids[pod]):
+        stuck(scenario.cluster, uids)
+        for pod, uid in uids.items():
+            for number, command in scenario.cluster.pod_processes(uid):
                 if not pod.startswith("hung") and "jfs" in command:
                     os.kill(number, signal.SIGSTOP)
         began = time.monotonic()
+        space.end()
         for pod in pods:
             if pod.startswith("late"):
                 scenario.kubectl("patch", "pod", pod, "-p", '{"spec":{"activeDeadlineSeconds":1}}')
@@ -84,15 +91,16 @@ def test_pods_end_whatever_hangs(scenario: Scenario) -> None:
         took: dict[str, float] = {}
 
         def all_gone() -> bool:
-            for pod in pods:
-                left = scenario.left_of(uids[pod])
+            for pod, uid in uids.items():
+                left = scenario.left_of(uid)
                 if pod.startswith("late"):  # its object stays, and with it the kubelet's directory
                     left = [line for line in left if not line.startswith("directory: /var/lib/kubelet/pods/")]
                 if pod not in took and not left:
                     took[pod] = time.monotonic() - began
-            return len(took) == len(pods)
+            return len(took) == len(uids)
 
         until("nothing to be left of any pod", all_gone, pause=1)
         print("seconds until nothing was left:", {pod: round(seconds, 1) for pod, seconds in took.items()})
         ended = [pod for pod in pods if not pod.startswith("late")]
         until("the pods to be gone", lambda: not any(scenario.kubectl.find("pod", pod) for pod in ended))
+        until("the namespace to be gone", lambda: not scenario.kubectl.find("namespace", space.name))

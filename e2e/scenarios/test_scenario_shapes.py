@@ -40,11 +40,12 @@ class Shapes:
         for name in FIVE:
             self._part(name)
         self._part("alone", accessModes=["ReadWriteOncePod"])
-        self._part("frozen", mountOptions=["ro"])
+        frozen = documents.volume("frozen", "files-credentials", sidecar={"mode": self.mode}, mountOptions=["ro"])
+        self.scenario.kubectl.apply(frozen)
         self._inline_and_ephemeral()
-        self.scenario.kubectl.apply(*self._ordinary())
-        # a claim that comes after its pod
+        # its claim comes after the pod
         self._part("future")
+        self.scenario.kubectl.apply(*self._ordinary())
 
     def _part(self, name: str, **spec: Any) -> None:
         wish = {"mode": self.mode}

@@ -5,6 +5,7 @@ line, and the API server calls it through its Service.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,3 +277,64 @@ def test_rights_suffice_and_go_no_further(
 
     assert [question for question in allowed if not may(question)] == []
     assert [question for question in forbidden if may(question)] == []
+
+
+Right = tuple[str, str, str]  # resource, names, verbs
+
+
+def rights(cluster: ControlPlane, account: str, namespace: str) -> set[Right]:
+    """All that the ServiceAccount of the chart may do in a namespace, as `kubectl auth can-i --list` tells it."""
+    who = f"--as=system:serviceaccount:{SYSTEM}:{account}"
+    groups = [f"--as-group=system:{name}" for name in ("serviceaccounts", "authenticated")]
+    table = cluster.kubectl("auth", "can-i", "--list", "--no-headers", "-n", namespace, who, *groups)
+    rows = [re.fullmatch(r"(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]\s*", line) for line in table.splitlines()]
+    assert all(rows), table
+    return {(row[1], row[3], row[4]) for row in rows if row is not None and row[1]}
+
+
+# In every namespace, and what is more in the product's own.
+EVERYWHERE: dict[str, set[Right]] = {
+    "juicefs-webhook": {
+        ("juicefsvolumes.juicefs.io", "", "get"),
+        ("mutatingwebhookconfigurations.admissionregistration.k8s.io", "juicefs-webhook", "get patch"),
+        ("namespaces", "", "get"),
+        ("persistentvolumeclaims", "", "get"),
+        ("persistentvolumes", "", "get list"),
+        ("storageclasses.storage.k8s.io", "", "get list"),
+        ("validatingwebhookconfigurations.admissionregistration.k8s.io", "juicefs-webhook", "get patch"),
+    },
+    "juicefs-node": {("events", "", "create patch"), ("pods", "", "get")},
+    "juicefs-operator": {
+        ("events", "", "get list watch create patch"),
+        ("juicefssecrets.juicefs.io", "", "get list watch patch"),
+        ("juicefssecrets.juicefs.io/finalizers", "", "update"),
+        ("juicefssecrets.juicefs.io/status", "", "get patch"),
+        ("juicefsvolumes.juicefs.io", "", "get list watch patch"),
+        ("juicefsvolumes.juicefs.io/finalizers", "", "update"),
+        ("juicefsvolumes.juicefs.io/status", "", "get patch"),
+        ("persistentvolumeclaims", "", "get list watch create patch delete"),
+        ("persistentvolumes", "", "get list watch create patch delete"),
+        ("pods", "", "list"),
+        ("secrets", "", "get list watch"),
+    },
+}
+AT_HOME: dict[str, set[Right]] = {
+    "juicefs-webhook": {("secrets", "juicefs-webhook-tls", "get update")},
+    "juicefs-node": set(),
+    "juicefs-operator": {
+        ("leases.coordination.k8s.io", "", "create"),
+        ("leases.coordination.k8s.io", "juicefs-operator", "get update"),
+        ("secrets", "", "get list watch create patch delete"),
+    },
+}
+
+
+@pytest.mark.parametrize("account", EVERYWHERE)
+def test_rights_are_those_of_the_list(installed: Installed, account: str) -> None:
+    """Whoever gives a component another right writes it down here."""
+    for namespace in ("default", SYSTEM):
+        found = rights(installed.cluster, account, namespace) - rights(installed.cluster, "nobody", namespace)
+        wanted = {(resource, only): verbs for resource, only, verbs in EVERYWHERE[account]}
+        if namespace == SYSTEM:
+            wanted |= {(resource, only): verbs for resource, only, verbs in AT_HOME[account]}
+        assert {(resource, only): verbs for resource, only, verbs in found} == wanted, namespace

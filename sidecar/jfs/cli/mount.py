@@ -106,6 +106,8 @@ def _mount(arguments: list[str]) -> int:
     config = configuration.parse(options)
     if config.background and config.foreground:
         raise ConfigError("--background and --foreground exclude each other")
+    if config.supervised and not config.background:
+        raise ConfigError("--supervised needs --background: in the foreground your terminal would be its supervisor")
 
     from jfs.mount import logs, mountpoint, process, traces
     from jfs.mount.serve import MountRequest

@@ -70,10 +70,10 @@ class Attached:
         self._take(spec.mountpoint, _mount_by_kernel(spec) if os.geteuid() == 0 else _mount_by_helper(spec))
 
     @classmethod
-    def adopted(cls, spec: MountSpec, fd: int) -> "Attached":
+    def adopted(cls, mountpoint: str, fd: int) -> "Attached":
         """The mountpoint of a connection that another process attached; without a mountpoint there is nothing to detach."""
         attached = cls.__new__(cls)
-        attached._take(spec.mountpoint, fd)
+        attached._take(mountpoint, fd)
         return attached
 
     def _take(self, where: str, fd: int) -> None:

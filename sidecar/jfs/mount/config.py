@@ -103,6 +103,7 @@ class MountConfig:
     # process
     background: bool = False
     foreground: bool = False
+    supervised: bool = False
     force: bool = False
     update_fstab: bool = False
     disable_transparent_hugepage: bool = False
@@ -233,6 +234,7 @@ _TABLE: Final = (
     Option("custom-labels", "custom_labels", _labels, "labels of all metrics, name:value;…"),
     Option("background", "background", None, "return when mounted"),
     Option("foreground", "foreground", None, "stay until unmounted"),
+    Option("supervised", "supervised", None, "with background: another client follows one that is killed (Linux 6.9)"),
     Option("force", "force", None, "mount over a JuiceFS that is mounted there"),
     Option(
         "update-fstab", "update_fstab", None, "once mounted, add or renew the line of /etc/fstab that mounts it at boot"
@@ -299,6 +301,7 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
     needing_kernel = (
         ("readdir-cache", config.readdir_cache),
         ("enable-ioctl", config.enable_ioctl),
+        ("supervised", config.supervised),
         ("root-squash", config.root_squash is not None),  # pyfuse3 does not tell who reads and writes
         ("all-squash", config.all_squash is not None),
     )

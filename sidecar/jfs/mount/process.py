@@ -129,6 +129,13 @@ def _child(request: MountRequest, log_file: str, level: int, writing: int) -> in
             for number in (0, 1, 2):
                 os.dup2(null.fileno(), number)
 
+        if request.config.supervised:
+            from jfs.mount.supervised import Supervisor  # which imports this module
+
+            return Supervisor(
+                request, lambda: tell(_READY), lambda: os.close(writing) if writing >= 0 else None
+            ).serve()
+
         async def ready() -> None:
             tell(_READY)
 

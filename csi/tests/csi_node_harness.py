@@ -25,7 +25,7 @@ from jfs_csi.mounts import Mount, mountinfo
 from jfs_csi.proto import csi_pb2 as csi
 
 DRIVER = "sidecar.juicefs.io"
-PATIENCE = 20.0
+PATIENCE = 60.0
 TESTS = Path(__file__).parent
 RUN_SUPERVISOR = (
     "import sys; from jfs.sidecar.supervisor import main;"
@@ -112,7 +112,10 @@ class Node:
                 stderr=log,
                 env={**os.environ, **self.environment},
             )
-        await until(lambda: self._answers_registration(), "the node service listens")
+        try:
+            await until(lambda: self._answers_registration(), "the node service listens")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()[-4000:]}") from None
 
     def _answers_registration(self) -> bool:
         assert self.service is not None

@@ -130,6 +130,7 @@ class Custody:
 
     def _fresh(self, state: VolumeState) -> None:
         directory = self._layout.mountpoint(state.pod_uid, state.volume)
+        self._tree.make(directory, 0o000)  # a publish that was killed may have left no more than its state file
         fresh = mounting.mount(
             self._tree, directory, state.name or state.volume, wishes(state.options, state.read_only)
         )

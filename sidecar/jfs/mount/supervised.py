@@ -74,7 +74,7 @@ class Supervisor:
             served, status = self._one_client(folder)
             if self._connection is None or (served and os.WIFEXITED(status)):
                 return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1
-            if self._told or not self._is_alive():
+            if self._is_told() or not self._is_alive():
                 log.warning("the client ended (%d) and is not followed", os.waitstatus_to_exitcode(status))
                 return 1
             short = 0 if time.monotonic() - began > _LASTING else short + 1
@@ -82,7 +82,7 @@ class Supervisor:
             how = os.waitstatus_to_exitcode(status)
             log.warning("the client ended (%d); the next one serves the mount in %g s", how, delay)
             select.select([woken], [], [], delay)
-            if self._told:
+            if self._is_told():
                 return 1
 
     def _one_client(self, folder: str) -> tuple[bool, int]:
@@ -142,6 +142,9 @@ class Supervisor:
         poll = select.poll()
         poll.register(self._connection.fd, select.POLLIN)
         return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+    def _is_told(self) -> bool:
+        return self._told > 0
 
     def _pass_on(self, number: int, _frame: Any) -> None:
         self._told += 1

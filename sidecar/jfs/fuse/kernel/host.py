@@ -118,7 +118,9 @@ class KernelHost:
     async def mount(self) -> None:
         """Attach the mountpoint, or take the connection over; requests wait in the kernel until `serve`."""
         given = self._given
-        self._attached = Attached(self._spec) if given is None else Attached.adopted(self._spec.mountpoint, os.dup(given.fd))
+        self._attached = (
+            Attached(self._spec) if given is None else Attached.adopted(self._spec.mountpoint, os.dup(given.fd))
+        )
         self._fd = self._attached.fd
         if given is not None:
             self.agreed = given.agreed

@@ -1,4 +1,4 @@
-"""The API server, as little of it as the node service needs: read a pod, create and patch events.
+"""The API server, as little of it as the node service needs: read a pod, create and patch events, apply the node's own object.
 
 One keep-alive connection pool; the service account's token is read anew for each request because the kubelet rotates it.
 Every call has a deadline: a publish must not hang on the control plane. Errors are `ApiError` (the server answered) or
@@ -9,11 +9,15 @@ import asyncio
 import os
 import ssl
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import aiohttp
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"  # JSON is YAML
 
 
 class ApiUnreachable(Exception):
@@ -46,12 +50,10 @@ class ApiClient:
         return cls(f"https://{host}:{port}", _SERVICE_ACCOUNT / "token", _SERVICE_ACCOUNT / "ca.crt")
 
     async def request(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, merge_patch: bool = False
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, content_type: str = "application/json"
     ) -> dict[str, Any]:
         """One request; the JSON object of the answer. Raises `ApiError`, `ApiUnreachable`."""
-        headers = {"Accept": "application/json"}
-        if merge_patch:
-            headers["Content-Type"] = "application/merge-patch+json"
+        headers = {"Accept": "application/json", "Content-Type": content_type}
         try:
             if self._token is not None:
                 headers["Authorization"] = f"Bearer {self._token.read_text().strip()}"

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from jfs_api import names
 
-from jfs_csi.api import ApiClient, ApiError, ApiUnreachable
+from jfs_csi.api import MERGE_PATCH, ApiClient, ApiError, ApiUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class EventReporter:
                     raise
                 # Made before our last restart. A patch tells its count too, and so no right to read events is needed.
                 patch = {"lastTimestamp": _timestamp()}
-                former = await self._api.request("PATCH", path, patch, merge_patch=True)
+                former = await self._api.request("PATCH", path, patch, content_type=MERGE_PATCH)
                 count = int(former.get("count") or 1)
                 count = await self._raise(path, collection, event, count)
         else:
@@ -134,7 +134,7 @@ class EventReporter:
         assert self._api is not None
         try:
             patch = {"count": count + 1, "lastTimestamp": _timestamp()}
-            await self._api.request("PATCH", path, patch, merge_patch=True)
+            await self._api.request("PATCH", path, patch, content_type=MERGE_PATCH)
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -35,6 +35,7 @@ from jfs_csi.metrics import Metrics, application
 from jfs_csi.mounts import FuseConnections
 from jfs_csi.node import Node
 from jfs_csi.publish import Publisher
+from jfs_csi.reporting import NodeReporter
 from jfs_csi.rpc import RpcHandler
 from jfs_csi.state import DATA, StateStore
 from jfs_csi.stats import UsageProbe
@@ -57,6 +58,7 @@ class Settings:
     metrics: str | None = None
     health: str | None = None
     holder: bool = False
+    namespace: str | None = None
 
 
 class NodeService:
@@ -82,7 +84,11 @@ class NodeService:
             self._notify,
             self._custody,
             self._metrics.taken_over,
+            self._changed,
         )
+        self._reporter: NodeReporter | None = None
+        if api is not None and settings.namespace is not None:
+            self._reporter = NodeReporter(api, settings.namespace, settings.node_name, self._control.attachments)
         usage = UsageProbe()
         self._publisher = Publisher(
             self._tree,
@@ -120,7 +126,8 @@ class NodeService:
             stack.push_async_callback(self._control.close)
             self._tree.make(self._layout.plugin, 0o711)
             await self._publisher.restore()
-            for work in (self._events.run(), self._sweep(), self._heal()):
+            reporting = [] if self._reporter is None else [self._reporter.run()]
+            for work in (self._events.run(), self._sweep(), self._heal(), *reporting):
                 task = asyncio.create_task(work)
                 stack.push_async_callback(_cancel, task)
             self._metrics.watch(
@@ -152,6 +159,10 @@ class NodeService:
         self._events.report(Subject("Pod", state.pod_namespace, state.pod_name, pod_uid), reason, message)
         if state.persistent:
             self._events.report(Subject("PersistentVolume", "", volume), reason, message)
+
+    def _changed(self) -> None:
+        if self._reporter is not None:
+            self._reporter.changed()
 
     async def _sweep(self) -> None:
         # The kubelet announces nothing when it drops a force-deleted pod's directory.
@@ -227,6 +238,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
         action="store_true",
         help="keep duplicates of FUSE descriptors with jfs-csi-holder, at <driver>/holder/s",
     )
+    parser.add_argument("--namespace", help="namespace of this node's JuiceFSNode; without it none is written")
     parser.add_argument("--verbose", action="store_true", help="log every call")
     options = parser.parse_args(arguments)
     if not options.endpoint.startswith("unix:///"):
@@ -252,6 +264,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
         metrics=options.metrics,
         health=options.health,
         holder=options.holder,
+        namespace=options.namespace,
     )
 
 

@@ -162,7 +162,14 @@ class Publisher:
             boot_id=self._states.boot_id,
         )
         if former is not None:
-            state = replace(state, generation=former.generation, ready=former.ready)
+            state = replace(
+                state,
+                generation=former.generation,
+                ready=former.ready,
+                since=former.since,
+                restarts=former.restarts,
+                last_stall_ms=former.last_stall_ms,
+            )
         if state != former:
             self._states.save(state)
 
@@ -214,7 +221,7 @@ class Publisher:
             others = [other.volume for other in self._states.of_pod(target.pod_uid)]
             ending = others if state is not None and state.kind == CONTROL else [target.volume]
             await asyncio.to_thread(self._custody.release, target.pod_uid, ending)
-            await self._end_connections(held, target.path)
+            await self._end_connections(held, target)
             await asyncio.to_thread(self._forget, target, mountpoints)
             if not self._states.of_pod(target.pod_uid):
                 await self._remove_pod(target.pod_uid)
@@ -240,13 +247,16 @@ class Publisher:
             raise
         return held
 
-    async def _end_connections(self, held: list[FuseConnection], path: str) -> None:
+    async def _end_connections(self, held: list[FuseConnection], target: Target) -> None:
         """Wait until the connections are gone; abort what is left. There is no event to wait for, so it is polled."""
         deadline = time.monotonic() + ABORT_AFTER
         try:
             while alive := [connection for connection in held if connection.alive]:
                 if time.monotonic() > deadline:
-                    log.warning("A FUSE connection of %s outlived its mounts; it is aborted.", path)
+                    log.warning("A FUSE connection of %s outlived its mounts; it is aborted.", target.path)
+                    self._control.forced(
+                        *target.key, "operations that waited for it were ended, because it outlived its mounts"
+                    )
                     for connection in alive:
                         connection.abort()
                     return

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +45,9 @@ class VolumeState:
     mode: str = names.PRIVILEGED  # of the pod's sidecar; told by the control volume
     name: str = ""  # of the file system, as the mount table shows it
     boot_id: str = ""  # of the boot in which it was published: what a former one mounted is gone
+    since: str = ""  # when its mount was first served, RFC 3339
+    restarts: int = 0  # how often another process took the mount over
+    last_stall_ms: int | None = None  # how long operations waited for the last one
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
@@ -140,7 +144,16 @@ class StateStore:
         """Change what the control socket knows of a volume; nothing is written if nothing changed."""
         state = self.get(pod_uid, volume)
         if state is not None and (state.generation, state.ready) != (generation, ready):
-            self.save(replace(state, generation=generation, ready=ready))
+            since = state.since
+            if ready and not state.ready:
+                since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self.save(replace(state, generation=generation, ready=ready, since=since))
+
+    def taken_over(self, pod_uid: str, volume: str, restarts: int, stall_seconds: float) -> None:
+        """Another process serves the mount, so many times more; operations waited so long for the last one."""
+        state = self.get(pod_uid, volume)
+        if state is not None:
+            self.save(replace(state, restarts=state.restarts + restarts, last_stall_ms=round(stall_seconds * 1000)))
 
     def remove(self, pod_uid: str, volume: str) -> None:
         self._tree.unlink((*self._layout.state(pod_uid), _file_name(volume)))

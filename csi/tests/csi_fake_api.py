@@ -1,4 +1,4 @@
-"""A few paths of the Kubernetes API in memory: pods can be read, events created and patched. Real HTTP."""
+"""A few paths of the Kubernetes API in memory: pods can be read, events created and patched, JuiceFSNodes applied. Real HTTP."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,6 +13,7 @@ class FakeApi:
     def __init__(self) -> None:
         self.pods: dict[str, dict[str, Any]] = {}
         self.events: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, list[dict[str, Any]]] = {}  # every write, by "namespace/name"
         self.requests: list[tuple[str, str]] = []
         self.authorizations: list[str | None] = []
         self.refuse: int | None = None
@@ -67,6 +68,15 @@ class FakeApi:
         event.update(await request.json())
         return web.json_response(event)
 
+    async def _apply_node(self, request: web.Request) -> web.Response:
+        assert request.content_type == "application/apply-patch+yaml"
+        assert request.query["fieldManager"] == "juicefs-node"
+        body = await request.json()
+        key = f"{request.match_info['namespace']}/{request.match_info['name']}"
+        assert key == f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        self.nodes.setdefault(key, []).append(body)
+        return web.json_response(body)
+
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["FakeApi"]:
         app = web.Application(middlewares=[self._count])
@@ -75,6 +85,7 @@ class FakeApi:
                 web.get("/api/v1/namespaces/{namespace}/pods/{name}", self._get_pod),
                 web.post("/api/v1/namespaces/{namespace}/events", self._create_event),
                 web.patch("/api/v1/namespaces/{namespace}/events/{name}", self._patch_event),
+                web.patch("/apis/juicefs.io/v1alpha1/namespaces/{namespace}/juicefsnodes/{name}", self._apply_node),
             ]
         )
         runner = web.AppRunner(app)

@@ -51,7 +51,7 @@ class Fixture:
 
     async def publish(self, volume: str, secrets: dict[str, Any] | None = None) -> None:
         if self.states.get(UID, volume) is None:
-            self.states.save(VolumeState(UID, volume, DATA, "handle", f"/target/{volume}"))
+            self.states.save(VolumeState(UID, volume, DATA, "handle", f"/target/{volume}", persistent=True))
         async with self.server.lock(UID):
             await self.server.published(UID, volume, False, (), secrets or SECRETS)
 
@@ -121,11 +121,17 @@ async def test_a_session(pod: Fixture) -> None:
         assert state is not None
         assert (state.generation, state.ready) == (1, True)
         assert (pod.server.attached(), pod.server.sessions()) == (1, 1)
+        [entry] = pod.server.attachments()
+        assert (entry.volume, entry.pod_uid, entry.state, entry.generation) == ("v", UID, "Attached", 1)
+        assert entry.since
         await pod.publish("w")
         later = await client.receive()
         assert later is not None
         assert (later["type"], later["volume"]) == ("ATTACH", "w")
     await until(lambda: pod.server.sessions() == 0)
+    assert {(entry.volume, entry.state) for entry in pod.server.attachments()} == {("v", "Waiting"), ("w", "Pending")}
+    await pod.server.release(UID, "v", 5.0)
+    assert [entry.volume for entry in pod.server.attachments()] == ["w"]
 
 
 async def test_release_asks_for_flush_and_detach(pod: Fixture) -> None:
@@ -150,6 +156,7 @@ async def test_release_ends_at_its_deadline_and_when_the_sidecar_dies(pod: Fixtu
         await client.receive()
         async with asyncio.timeout(10):
             await pod.server.release(UID, "v", 0.05)  # nobody answers
+        assert pod.notified[-1] == ("JuiceFSForcedUnmount", "v")
         release = asyncio.create_task(pod.server.release(UID, "w", 60.0))
         assert (await client.receive() or {})["volume"] == "v"
         assert (await client.receive() or {})["volume"] == "w"

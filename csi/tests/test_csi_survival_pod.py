@@ -120,7 +120,7 @@ def test_a_successor_gets_the_connection_and_the_application_only_waits(world: W
     # It stays ready for everybody else: the application may be running on it.
     assert Store("v", 2, True) in actions
     actions = world.ready()
-    assert Account(1, 12.5, 0) in actions
+    assert Account("v", 1, 12.5, 0) in actions
     [notice] = [action for action in actions if isinstance(action, Notify)]
     assert notice.reason == "JuiceFSSidecarRestarted"
     assert "waited 12.5 s" in notice.message
@@ -210,7 +210,7 @@ def test_figures_of_replaced_workers_are_told_once(world: World) -> None:
     served(world)
     assert world.control.frame(frames.Succession("v", 1, 7, 0, 0, 0)) == []
     actions = world.control.frame(frames.Succession("v", 1, 7, 2, 31, 5))
-    assert actions[0] == Account(2, 0.031, 5)
+    assert actions[0] == Account("v", 2, 0.031, 5)
     assert told(actions) == ["JuiceFSSidecarRestarted"]
     assert world.control.frame(frames.Succession("v", 1, 7, 2, 31, 5)) == []
     # The next sidecar counts from nothing again.
@@ -218,7 +218,7 @@ def test_figures_of_replaced_workers_are_told_once(world: World) -> None:
     world.hello("s2")
     world.ready()
     assert world.control.frame(frames.Succession("v", 2, 7, 0, 0, 0)) == []
-    assert world.control.frame(frames.Succession("v", 2, 7, 1, 9, 5))[0] == Account(1, 0.009, 5)
+    assert world.control.frame(frames.Succession("v", 2, 7, 1, 9, 5))[0] == Account("v", 1, 0.009, 5)
 
 
 def test_a_stall_is_told_at_its_beginning_and_its_end(world: World) -> None:
@@ -318,3 +318,18 @@ def test_frames_of_version_2_are_unknown_to_a_session_of_version_1() -> None:
 def test_bad_frames_of_version_2(packet: bytes, says: str) -> None:
     with pytest.raises(frames.BadFrame, match=says):
         frames.decode(packet, 2)
+
+
+def test_a_lost_mount_that_is_made_anew_is_told_as_healed(world: World) -> None:
+    served(world)
+    assert world.control.volumes["v"].state == "Attached"
+    world.control.disconnected()
+    assert world.control.volumes["v"].state == "Waiting"
+    del world.kept["v"]
+    assert told(world.hello("s2")) == ["JuiceFSMountLost"]
+    assert world.control.volumes["v"].state == "Pending"
+    assert told(world.ready()) == ["JuiceFSRecovered"]
+    world.kept["v"] = Handover(INIT, resume=True)
+    world.control.disconnected()
+    world.hello("s3")
+    assert told(world.ready()) == ["JuiceFSSidecarRestarted"]

@@ -11,6 +11,10 @@ VOLUME_KIND: Final = "JuiceFSVolume"
 VOLUME_PLURAL: Final = "juicefsvolumes"
 SECRET_KIND: Final = "JuiceFSSecret"
 SECRET_PLURAL: Final = "juicefssecrets"
+# What one node service says about its node; in the namespace of the release, named after the node.
+NODE_KIND: Final = "JuiceFSNode"
+NODE_PLURAL: Final = "juicefsnodes"
+NODE_SERVICE: Final = "juicefs-node"  # field manager of what it applies
 
 DRIVER: Final = "sidecar.juicefs.io"
 
@@ -65,6 +69,7 @@ EVENT_SIDECAR_RESTARTED: Final = "JuiceFSSidecarRestarted"
 EVENT_STALLED: Final = "JuiceFSStalled"
 EVENT_RECOVERED: Final = "JuiceFSRecovered"
 EVENT_UPDATED: Final = "JuiceFSUpdated"
+EVENT_FORCED: Final = "JuiceFSForcedUnmount"
 # Those after which the volume works in that pod, and those after which it does not (or not as wished).
 EVENTS_WORKING: Final = frozenset({EVENT_MOUNTED, EVENT_SIDECAR_RESTARTED, EVENT_RECOVERED, EVENT_UPDATED})
 EVENTS_FAILING: Final = frozenset({EVENT_MOUNT_FAILED, EVENT_MOUNT_LOST, EVENT_STALLED})

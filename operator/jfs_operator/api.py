@@ -37,6 +37,7 @@ CLAIMS: Final = Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim"
 LEASES: Final = Resource("coordination.k8s.io/v1", "leases", "Lease")
 JUICEFS_VOLUMES: Final = Resource(f"{names.GROUP}/{names.VERSION}", names.VOLUME_PLURAL, names.VOLUME_KIND)
 JUICEFS_SECRETS: Final = Resource(f"{names.GROUP}/{names.VERSION}", names.SECRET_PLURAL, names.SECRET_KIND)
+JUICEFS_NODES: Final = Resource(f"{names.GROUP}/{names.VERSION}", names.NODE_PLURAL, names.NODE_KIND)
 
 
 class ApiError(Exception):
@@ -62,8 +63,10 @@ class Api(Protocol):
         """The object, or None when there is none."""
         ...
 
-    def list(self, resource: Resource, namespace: str | None = None) -> list[Object]:
-        """All objects of the namespace, or of the cluster."""
+    def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        """All objects of the namespace, or of the cluster, that fit the selectors (`key=value`, separated by commas)."""
         ...
 
     def create(self, resource: Resource, manifest: Object) -> Object:

@@ -6,6 +6,7 @@ annotation, no copy is ever left on those. Runs in kopf's event loop.
 """
 
 import random
+from collections.abc import Iterable
 from typing import Any, Final
 
 import kopf
@@ -14,6 +15,7 @@ from jfs_api import names
 from jfs_operator.api import (
     CLAIMS,
     EVENTS,
+    JUICEFS_NODES,
     JUICEFS_SECRETS,
     JUICEFS_VOLUMES,
     PERSISTENT_VOLUMES,
@@ -34,6 +36,8 @@ from jfs_operator.watch_audit import WatchAudit
 _MOUNT_REASONS: Final = names.EVENTS_WORKING | names.EVENTS_FAILING
 # A check of credentials starts a process and writes a test object: every so many rounds of the timer is enough.
 _RECHECK: Final = 5
+# What pods start and end together becomes one write of a volume's status.
+_GATHER: Final = 2.0
 # How often a delete handler goes on by itself before it hands back to kopf, which is then free to notice an exit.
 _ROUNDS: Final = 6
 _LONGEST_REFUSAL: Final = 15.0  # seconds until a refused deletion looks again: what it waits for has no event
@@ -78,7 +82,7 @@ class Handlers:
         self._reconciler = reconciler
         self._resync = resync
         self.queue = Queue(self.reconcile)
-        self.audits: dict[Resource, WatchAudit] = {JUICEFS_VOLUMES: WatchAudit(), JUICEFS_SECRETS: WatchAudit()}
+        self.audits = {resource: WatchAudit() for resource in (JUICEFS_VOLUMES, JUICEFS_SECRETS, JUICEFS_NODES)}
 
     async def reconcile(self, key: Key) -> Outcome:
         """What the queue does with a key."""
@@ -106,6 +110,7 @@ class Handlers:
         )(self.resync)
         kopf.on.event(*volumes, registry=registry, id="see")(self.volume_event)
         kopf.on.event(names.GROUP, names.VERSION, names.SECRET_PLURAL, registry=registry, id="see")(self.secret_event)
+        kopf.on.event(names.GROUP, names.VERSION, names.NODE_PLURAL, registry=registry, id="see")(self.node_event)
         kopf.on.event("", "v1", SECRETS.plural, registry=registry, id="see")(self.credentials_event)
         kopf.on.event("", "v1", PERSISTENT_VOLUMES.plural, registry=registry, id="see")(self.persistent_volume_event)
         kopf.on.event("", "v1", CLAIMS.plural, registry=registry, id="see")(self.claim_event)
@@ -187,6 +192,23 @@ class Handlers:
             return
         if key := self._reconciler.owner_of(name):
             self.queue.add(key)
+
+    async def node_event(self, event: Any, body: kopf.Body, **_: Any) -> None:
+        """A node service wrote its JuiceFSNode: the volumes whose attachments changed."""
+        found, deleted = dict(body), event["type"] == "DELETED"
+        self.audits[JUICEFS_NODES].seen(found, deleted=deleted)
+        self.attached(self._reconciler.attachments.seen(found, deleted=deleted))
+
+    def attached(self, persistent_volumes: Iterable[str]) -> None:
+        """Bring the status of these volumes up to date soon."""
+        for name in persistent_volumes:
+            if key := self._reconciler.owner_of(name):
+                self.queue.within(key, _GATHER)
+
+    def nodes_listed(self, bodies: list[Object]) -> list[Object]:
+        """All JuiceFSNodes as a listing has them; returns those to delete, which nobody renews."""
+        self.attached(self._reconciler.attachments.listed(bodies))
+        return self._reconciler.attachments.forgotten()
 
     def _see(self, resource: Resource, event: Any, body: Object) -> Key:
         deleted = event["type"] == "DELETED"

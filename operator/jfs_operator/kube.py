@@ -22,16 +22,17 @@ _MERGE: Final = "application/merge-patch+json"
 _PAGE: Final = 500
 
 
-def connect(kubeconfig: str | None) -> "KubeApi":
-    """By the pod's service account, or by a kubeconfig (the named one, $KUBECONFIG, ~/.kube/config). Raises ConfigException."""
+def connect(kubeconfig: str | None, context: str | None = None) -> "KubeApi":
+    """By the pod's service account, or by a kubeconfig (the named one, $KUBECONFIG, ~/.kube/config) and one of its contexts.
+    Raises ConfigException."""
     configuration = Configuration()
-    if kubeconfig is None:
+    if kubeconfig is None and context is None:
         try:
             load_incluster_config(client_configuration=configuration)
         except ConfigException:
             load_kube_config(client_configuration=configuration)
     else:
-        load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+        load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
     return KubeApi(ApiClient(configuration))
 
 
@@ -59,16 +60,19 @@ class KubeApi:
                 return None
             raise
 
-    def list(self, resource: Resource, namespace: str | None = None) -> list[Object]:
+    def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
         items: list[Object] = []
-        query = {"limit": str(_PAGE)}
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {"limit": str(_PAGE), **{name: text for name, text in selectors.items() if text}}
         while True:
             page = self._request("GET", resource.path(namespace), query)
             items += page.get("items") or []
             token = metadata(page).get("continue")
             if not token:
                 return items
-            query = {"limit": str(_PAGE), "continue": token}
+            query["continue"] = token
 
     def create(self, resource: Resource, manifest: Object) -> Object:
         path = resource.path(metadata(manifest).get("namespace"))

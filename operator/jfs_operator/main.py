@@ -23,7 +23,7 @@ from jfs_api import names
 from kubernetes.config.config_exception import ConfigException
 
 from jfs_operator import handlers, health, kube, logs
-from jfs_operator.api import Api, ApiError, ApiUnavailable, Object
+from jfs_operator.api import JUICEFS_NODES, Api, ApiError, ApiUnavailable, Object, metadata, uid_of
 from jfs_operator.command import JfsCommand
 from jfs_operator.handlers import Handlers
 from jfs_operator.lease import RENEW_DEADLINE, Lease
@@ -159,6 +159,10 @@ async def _tick(state: health.Health, ready_flag: asyncio.Event, stop: threading
 
 async def _audit(api: Api, mine: Handlers, state: health.Health, interval: float) -> None:
     """Compare what the API server lists with what the watches told, every interval."""
+    try:  # else the first round does it
+        mine.nodes_listed(await asyncio.to_thread(api.list, JUICEFS_NODES))
+    except (ApiError, ApiUnavailable) as error:
+        _log.warning("the node services' objects could not be listed yet: %s", error)
     while True:
         await asyncio.sleep(interval)
         dead = []
@@ -168,9 +172,21 @@ async def _audit(api: Api, mine: Handlers, state: health.Health, interval: float
             except (ApiError, ApiUnavailable) as error:
                 _log.warning("the audit of %s was put off: %s", resource.plural, error)
                 continue
+            if resource is JUICEFS_NODES:
+                await _forget_nodes(api, mine, listed)
             if not audit.audit(listed):
                 dead.append(resource.plural)
         state.dead_watches = tuple(dead)
+
+
+async def _forget_nodes(api: Api, mine: Handlers, listed: list[Object]) -> None:
+    for body in mine.nodes_listed(listed):
+        head = metadata(body)
+        _log.info("the node service of %s has written nothing for long; its JuiceFSNode goes", head["name"])
+        try:
+            await asyncio.to_thread(api.delete, JUICEFS_NODES, head["namespace"], head["name"], uid_of(body))
+        except (ApiError, ApiUnavailable) as error:
+            _log.warning("the JuiceFSNode %s could not be deleted, it is tried again: %s", head["name"], error)
 
 
 def _now() -> str:

@@ -8,12 +8,13 @@ them. It can refuse or fail the next calls. Thread-safe by one lock.
 import copy
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jfs_operator.api import ApiError, Conflict, Object, Resource, metadata
 
 _Key = tuple[str, str | None, str]
+_Fault = Callable[[str, Resource, str], Exception | None]
 
 
 class MemoryApi:
@@ -24,23 +25,35 @@ class MemoryApi:
         self._objects: dict[_Key, Object] = {}
         self._applied: dict[tuple[_Key, bool], Object] = {}
         self._versions = itertools.count(1)
-        self._fault: Callable[[str, Resource, str], Exception | None] = lambda verb, resource, name: None
+        self._fault: _Fault = lambda verb, resource, name: None
+        self._read_fault: _Fault = lambda verb, resource, name: None
         self.calls: list[tuple[str, str, str]] = []
 
-    def fail(self, fault: Callable[[str, Resource, str], Exception | None] | None) -> None:
+    def fail(self, fault: _Fault | None) -> None:
         """From now on each write first asks `fault(verb, resource, name)` for an exception to raise; None ends it."""
         self._fault = fault or (lambda verb, resource, name: None)
 
+    def deny(self, fault: _Fault | None) -> None:
+        """The same for reads."""
+        self._read_fault = fault or (lambda verb, resource, name: None)
+
     def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
         with self._lock:
+            self._read("get", resource, name)
             return copy.deepcopy(self._objects.get(self._key(resource, namespace, name)))
 
-    def list(self, resource: Resource, namespace: str | None = None) -> list[Object]:
+    def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
         with self._lock:
+            self._read("list", resource, "")
             return [
                 copy.deepcopy(body)
                 for (plural, space, _), body in self._objects.items()
-                if plural == resource.plural and namespace in {None, space}
+                if plural == resource.plural
+                and namespace in {None, space}
+                and _selects(labels, metadata(body).get("labels") or {})
+                and _selects(fields, _flat(body))
             ]
 
     def create(self, resource: Resource, manifest: Object) -> Object:
@@ -118,6 +131,10 @@ class MemoryApi:
             self._applied.pop((key, False), None)
             self._applied.pop((key, True), None)
 
+    def _read(self, verb: str, resource: Resource, name: str) -> None:
+        if error := self._read_fault(verb, resource, name):
+            raise error
+
     def _write(self, verb: str, resource: Resource, name: str) -> None:
         if error := self._fault(verb, resource, name):
             raise error
@@ -142,6 +159,19 @@ class MemoryApi:
 
     def _key_of(self, resource: Resource, manifest: Object) -> _Key:
         return self._key(resource, metadata(manifest).get("namespace"), metadata(manifest)["name"])
+
+
+def _selects(selector: str, values: Mapping[str, Any]) -> bool:
+    terms = [term.partition("=") for term in selector.split(",") if term]
+    return all(str(values.get(key, "")) == value for key, _, value in terms)
+
+
+def _flat(body: Object, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path, as field selectors name them."""
+    found: dict[str, Any] = {}
+    for key, value in body.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _merge(body: Object, ours: Object) -> None:

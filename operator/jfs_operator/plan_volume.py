@@ -7,6 +7,7 @@ back: everything it knows is in the objects themselves, so it goes on wherever a
 from dataclasses import dataclass
 
 from jfs_api import names
+from jfs_api.attachments import Attachment
 from jfs_api.conditions import Condition, Status, find, summarize
 from jfs_api.format_options import merge_format_options
 from jfs_api.options import OptionError
@@ -46,6 +47,7 @@ class VolumeWorld:
     verdict: Verdict | None = None
     refusal: Refusal | None = None
     mount_report: MountReport | None = None
+    attachments: tuple[tuple[str, Attachment], ...] | None = None  # with their nodes; None while nobody knows
     # Only of interest to a deletion:
     users: tuple[str, ...] = ()
     sharers: tuple[str, ...] = ()

@@ -45,6 +45,12 @@ class Queue:
             timer.cancel()
         self._timers[key] = asyncio.get_running_loop().call_later(delay, self._expired, key)
 
+    def within(self, key: Key, delay: float) -> None:
+        """Reconcile in `delay` seconds at the latest, however often that is asked for meanwhile."""
+        timer = self._timers.get(key)
+        if key not in self._queued and (timer is None or timer.when() > asyncio.get_running_loop().time() + delay):
+            self.later(key, delay)
+
     def forget(self, key: Key) -> None:
         if timer := self._timers.pop(key, None):
             timer.cancel()

@@ -37,6 +37,7 @@ from jfs_operator.api import (
     metadata,
     uid_of,
 )
+from jfs_operator.attachments import Attachments
 from jfs_operator.backoff import Backoff
 from jfs_operator.command import Jfs, JfsError
 from jfs_operator.plan_deletion import plan_deletion
@@ -110,6 +111,7 @@ class Reconciler:
         self._mounts: dict[str, MountReport] = {}
         self._owners: dict[str, Key] = {}
         self.references = References()
+        self.attachments = Attachments(clock)
 
     def mounted(self, persistent_volume: str, report: MountReport) -> bool:
         """Remember what a node service said; False when that is no news."""
@@ -156,11 +158,11 @@ class Reconciler:
                 if plan.step is None:
                     break
                 if _write_first(plan, body):
-                    world = replace(world, body=await self._report(world.body, plan, JUICEFS_VOLUMES))
+                    world = replace(world, body=await self._report_volume(world, plan))
                 world = await self._act(plan, world)
             else:
                 raise ApiUnavailable("the objects of the volume changed again and again while they were written")
-            await self._report(world.body, plan, JUICEFS_VOLUMES)
+            await self._report_volume(world, plan)
             return self._outcome(held_key, fingerprint, plan, world.verdict)
 
     async def secret(self, namespace: str, name: str) -> Outcome:
@@ -227,6 +229,7 @@ class Reconciler:
             volume=await self._read(PERSISTENT_VOLUMES, None, name),
             claim=await self._read(CLAIMS, namespace, key.name),
             mount_report=self._mounts.get(name),
+            attachments=self.attachments.of(name),
         )
         resolver = Resolver(self._read, namespace)
         try:
@@ -311,6 +314,9 @@ class Reconciler:
 
     async def _report(self, body: Object, plan: Plan, resource: Resource) -> Object:
         return await self._call(self._reporter.report, body, plan, resource)
+
+    async def _report_volume(self, world: VolumeWorld, plan: Plan) -> Object:
+        return await self._call(self._reporter.report, world.body, plan, JUICEFS_VOLUMES, world.attachments)
 
     def _outcome(self, key: object, fingerprint: str, plan: Plan, verdict: Verdict | None) -> Outcome:
         message = plan.conditions[0].message

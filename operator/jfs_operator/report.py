@@ -4,10 +4,12 @@ Compare and skip: an unchanged status is not written. Everything that leaves her
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jfs_api import names
+from jfs_api.attachments import Attachment, of_volume
 from jfs_api.conditions import Condition, merge, transitions
 
 from jfs_operator import desired
@@ -31,8 +33,14 @@ class Reporter:
         self._scrubber = scrubber
         self._now = now
 
-    def report(self, body: Object, plan: Plan, resource: Resource) -> Object:
-        """Write the status if it changed; returns the object as it is then."""
+    def report(
+        self,
+        body: Object,
+        plan: Plan,
+        resource: Resource,
+        attachments: Sequence[tuple[str, Attachment]] | None = None,
+    ) -> Object:
+        """Write the status if it changed; returns the object as it is then. `attachments` None: they stay as they are."""
         head, old = metadata(body), body.get("status") or {}
         conditions = [self._clean(condition) for condition in plan.conditions]
         before = old.get("conditions") or []
@@ -45,6 +53,11 @@ class Reporter:
             status["fileSystem"] = {"name": plan.file_system.name, "uuid": plan.file_system.uuid}
             if resource is JUICEFS_VOLUMES:
                 status["persistentVolume"] = desired.object_name(body)
+        if attachments is None:
+            status.update({key: old[key] for key in ("pods", "attachments") if old.get(key)})
+        elif attachments:
+            status["pods"] = len(attachments)
+            status["attachments"] = of_volume((node, self._clean_entry(entry)) for node, entry in attachments)
         if plan.fingerprint:
             status["credentials"] = plan.fingerprint
         if status == {key: value for key, value in old.items() if value}:
@@ -72,6 +85,9 @@ class Reporter:
         condition = self._clean(plan.conditions[0])
         _log.info("%s: %s: %s", metadata(body)["name"], condition.reason, condition.message)
         self._recorder.record(body, condition)
+
+    def _clean_entry(self, entry: Attachment) -> Attachment:
+        return replace(entry, message=self._scrubber.clean(entry.message))
 
     def _clean(self, condition: Condition) -> Condition:
         return Condition(condition.type, condition.status, condition.reason, self._scrubber.clean(condition.message))

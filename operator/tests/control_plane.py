@@ -1,8 +1,8 @@
 """A real API server for the operator's tests: etcd, kube-apiserver and the controllers that bind and protect volumes.
 
-No kubelet and no node; five seconds to start, on free ports of the loopback, everything in one folder. The operator's user has
-exactly the rights that the chart gives its ServiceAccount. Also here: the operator as a process, and a `jfs` program that keeps
-its file systems in a folder and writes down how it was called.
+No kubelet and no node; five seconds to start, on free ports of the loopback, everything in one folder. The operator's user and the
+node service's have exactly the rights that the chart gives their ServiceAccounts. Also here: the operator as a process, and a `jfs`
+program that keeps its file systems in a folder and writes down how it was called.
 """
 
 import base64
@@ -60,7 +60,7 @@ class ControlPlane:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._tokens = {"admin": secrets.token_hex(16), "operator": secrets.token_hex(16)}
+        self._tokens = {user: secrets.token_hex(16) for user in ("admin", "operator", "node")}
         self._port = _free_port()
 
     def start(self) -> None:
@@ -115,6 +115,20 @@ class ControlPlane:
             process.kill()
             process.wait()
 
+    def token(self, user: str) -> Path:
+        """A file with the user's token."""
+        place = self._folder / f"{user}.token"
+        place.write_text(self._tokens[user])
+        return place
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self._port}"
+
+    @property
+    def ca(self) -> Path:
+        return self._folder / "apiserver.crt"
+
     def kubeconfig(self, user: str) -> Path:
         return self._folder / f"{user}.kubeconfig"
 
@@ -129,7 +143,7 @@ class ControlPlane:
     ) -> tuple[int, Any]:
         """Any request by the administrator: status code and answer."""
         request = urllib.request.Request(
-            f"https://127.0.0.1:{self._port}{path}",
+            self.url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={
@@ -162,7 +176,7 @@ class ControlPlane:
     def _install(self) -> None:
         """The namespace, the CRDs as plain YAML, and the operator's rights as the chart has them."""
         self.namespace(OPERATOR_NAMESPACE)
-        for name in ("juicefsvolumes", "juicefssecrets"):
+        for name in ("juicefsvolumes", "juicefssecrets", "juicefsnodes"):
             crd = yaml.safe_load((CHART / "templates" / f"crd-{name}.yaml").read_text())
             self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
             until(
@@ -178,6 +192,7 @@ class ControlPlane:
                 f"--namespace={OPERATOR_NAMESPACE}",
                 f"--kube-version={tools.KUBERNETES_VERSION}",
                 "--show-only=templates/operator-rbac.yaml",
+                "--show-only=templates/node-rbac.yaml",
             ],
             check=True,
             capture_output=True,
@@ -198,7 +213,7 @@ class ControlPlane:
             return False
 
     def _tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self._folder / "apiserver.crt"))
+        return ssl.create_default_context(cafile=str(self.ca))
 
     def _run(self, name: str, *command: str) -> None:
         with (self._folder / f"{name}.log").open("wb") as log:
@@ -214,15 +229,16 @@ class ControlPlane:
         )
         (self._folder / "sa.key").write_bytes(private)
         (self._folder / "sa.pub").write_bytes(public)
-        account = f"system:serviceaccount:{OPERATOR_NAMESPACE}:juicefs-operator"
-        (self._folder / "tokens.csv").write_text(
-            f'{self._tokens["admin"]},admin,1,"system:masters"\n{self._tokens["operator"]},{account},2,"system:serviceaccounts"\n'
-        )
+        lines = [f'{self._tokens["admin"]},admin,1,"system:masters"']
+        for number, part in enumerate(("operator", "node"), 2):
+            account = f"system:serviceaccount:{OPERATOR_NAMESPACE}:juicefs-{part}"
+            lines.append(f'{self._tokens[part]},{account},{number},"system:serviceaccounts"')
+        (self._folder / "tokens.csv").write_text("\n".join(lines) + "\n")
 
     def _write_kubeconfig(self, user: str) -> None:
         cluster = {
-            "server": f"https://127.0.0.1:{self._port}",
-            "certificate-authority": str(self._folder / "apiserver.crt"),
+            "server": self.url,
+            "certificate-authority": str(self.ca),
         }
         document = {
             "apiVersion": "v1",

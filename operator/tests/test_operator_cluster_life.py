@@ -1,5 +1,6 @@
 """The operator as a process on a real API server with the real binder, with just the rights that the chart gives it."""
 
+import asyncio
 import base64
 import json
 import signal
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 from control_plane import OPERATOR_NAMESPACE, ControlPlane, FakeJfsProgram, OperatorProcess, secret_free, until
+from jfs_api.attachments import Attachment
+from jfs_csi.api import ApiClient
+from jfs_csi.reporting import NodeReporter
 from jfs_operator.api import Object
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -426,6 +430,38 @@ def test_mount_events(plane: ControlPlane, space: Namespace) -> None:
     assert PASSWORD not in message
     post("JuiceFSMounted", "mounted for pod a/b", "2030-01-01T00:00:05Z")
     space.becomes("Mountable", "True", "JuiceFSMounted")
+
+
+def test_attachments(plane: ControlPlane, space: Namespace) -> None:
+    """A node service writes with its own rights; the operator makes the volume's status of it and clears up after it."""
+    space.add_secret()
+    volume = space.add_volume()
+    space.becomes("Ready", "True")
+    entries = [
+        Attachment(volume, space.name, "app", "uid-1", "restricted", "Attached", 2, 1, 17, "2030-01-01T00:00:00Z")
+    ]
+
+    def pods() -> list[str]:
+        return [each["pod"] for each in space.get("juicefsvolumes", "data")["status"].get("attachments", ())]  # type: ignore[index]
+
+    async def report() -> None:
+        api = ApiClient(plane.url, plane.token("node"), plane.ca)
+        reporter = NodeReporter(api, OPERATOR_NAMESPACE, f"node-of-{space.name}", lambda: entries)
+        task = asyncio.create_task(reporter.run())
+        try:
+            await asyncio.to_thread(until, "the status", lambda: pods() == ["app"])
+            assert plane.table(f"{GROUP}/namespaces/{space.name}/juicefsvolumes")["Pods"] == "1"
+            entries.clear()
+            reporter.changed()
+            await asyncio.to_thread(until, "the end of it", lambda: pods() == [])
+        finally:
+            task.cancel()
+            await api.close()
+
+    asyncio.run(report())
+    path = f"{GROUP}/namespaces/{OPERATOR_NAMESPACE}/juicefsnodes/node-of-{space.name}"
+    assert plane.request("GET", path)[1]["attachments"] == []
+    plane.request("DELETE", path)
 
 
 def test_bad_spec(space: Namespace, jfs: FakeJfsProgram) -> None:

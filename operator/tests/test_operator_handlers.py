@@ -201,4 +201,4 @@ def test_everything_is_registered_and_only_volumes_get_a_finalizer(handlers: Han
     kinds = {str(handler.selector) for handler in [*changing, *registry._spawning.get_all_handlers()]}
     assert len(kinds) == 1
     assert names.VOLUME_PLURAL in kinds.pop()
-    assert len(registry._watching.get_all_handlers()) == 6
+    assert len(registry._watching.get_all_handlers()) == 7

@@ -57,8 +57,9 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A volume's file system was taken over by a new process: for the metrics."""
+    """A volume's file system was taken over by a new process: for the metrics and the state file."""
 
+    volume: str
     restarts: int
     stall_seconds: float
     replayed: int

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from jfs_api import attachments
+
 from jfs_csi.control import frames
 
 
@@ -36,5 +38,15 @@ class Attachment:
     resumed: bool = False  # the ATTACH that is out continues a connection that was served before
     away_since: float | None = None  # nobody serves the mount, on the clock given
     stalled: bool = False  # said so
+    lost: bool = False  # the mount was, and nothing has taken its place yet
     beat: frames.VolumeBeat | None = None
     succession: frames.Succession | None = None
+
+    @property
+    def state(self) -> str:
+        """In the words of a JuiceFSNode."""
+        if self.stalled:
+            return attachments.STALLED
+        if self.phase is Phase.READY:
+            return attachments.ATTACHED
+        return attachments.WAITING if self.was_ready else attachments.PENDING

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 class Carrier:
     """`notify(reason, pod UID, volume, message)` reports events, `account(restarts, stall seconds, replayed requests)`
-    counts takeovers; neither may block."""
+    counts takeovers, `changed` hears that the state of an attachment may be another one; none may block."""
 
     def __init__(
         self,
@@ -44,8 +44,10 @@ class Carrier:
         custody: Custody,
         notify: Callable[[str, str, str, str], None],
         account: Callable[[int, float, int], None],
+        changed: Callable[[], None],
     ) -> None:
         self._states, self._custody, self._notify, self._account = states, custody, notify, account
+        self.changed = changed
 
     async def run(self, pod: RunningPod, actions: list[Action], packet: Packet | None = None) -> None:
         """Carry out actions in order, under the pod's lock; `packet` is the one that caused them. A broken connection ends
@@ -63,8 +65,9 @@ class Carrier:
                     await self._keep(pod, action, packet)
                 case Notify(reason, volume, message):
                     self._notify(reason, pod_uid, volume, message)
-                case Account(restarts, stall, replayed):
+                case Account(volume, restarts, stall, replayed):
                     self._account(restarts, stall, replayed)
+                    await asyncio.to_thread(self._states.taken_over, pod_uid, volume, restarts, stall)
                 case RetryAfter(volume, generation, seconds):
                     self._retry_later(pod, volume, generation, seconds)
                 case DecideEnd():
@@ -77,6 +80,7 @@ class Carrier:
                     log.info("Pod %s: %s", pod_uid, reason)
                 case Close(reason):
                     raise frames.BadFrame(reason)
+        self.changed()
 
     def _store(self, pod_uid: str, volume: str, generation: int, ready: bool) -> None:
         self._states.update(pod_uid, volume, generation=generation, ready=ready)

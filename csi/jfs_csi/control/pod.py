@@ -311,16 +311,17 @@ class PodControl:
                 Notify(names.EVENT_UPDATED, volume, f"Volume {volume} works with its options and credentials of now.")
             ]
         since, resumed = attachment.away_since, attachment.resumed and attachment.was_ready
+        lost, attachment.lost = attachment.lost, False
         actions = self._adopt(attachment, attachment.generation)
         attachment.failure = ""
         if attachment.told not in (None, (attachment.options, attachment.secrets)):
             attachment.announces = True  # the kubelet brought something new while it started
             actions += self._update(attachment)
-        if not resumed:
-            return [*actions, Notify(names.EVENT_MOUNTED, volume, f"Volume {volume} is mounted.")]
+        if lost or not resumed:
+            return [*actions, watching.mounted(volume, again=lost)]
         stall = 0.0 if since is None else self._clock() - since
         message = f"A new sidecar serves volume {volume}; what was open stays open. Operations waited {stall:.1f} s."
-        return [*actions, Account(1, stall, 0), Notify(names.EVENT_SIDECAR_RESTARTED, volume, message)]
+        return [*actions, Account(volume, 1, stall, 0), Notify(names.EVENT_SIDECAR_RESTARTED, volume, message)]
 
     def _beat(self, beat: frames.VolumeBeat) -> list[Action]:
         attachment = self.volumes.get(beat.volume)
@@ -380,7 +381,7 @@ class PodControl:
     def _lost(self, attachment: Attachment, why: str) -> list[Action]:
         if not attachment.was_ready:
             return []
-        attachment.was_ready = False
+        attachment.was_ready, attachment.lost = False, True
         return [
             Store(attachment.volume, attachment.generation, False),
             Notify(

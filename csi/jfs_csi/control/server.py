@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from jfs_api import names
+from jfs_api.attachments import Attachment
 
 from jfs_csi.control import frames
 from jfs_csi.control.actions import Send
@@ -38,7 +39,7 @@ _MOST_CONNECTIONS = 8  # of a pod at once; one sidecar needs one, and a second w
 
 class ControlServer:
     """`notify(reason, pod UID, volume, message)` reports events, `account(restarts, stall seconds, replayed requests)`
-    counts takeovers; neither may block."""
+    counts takeovers, `changed` hears that `attachments` may have changed; none may block."""
 
     def __init__(
         self,
@@ -49,10 +50,12 @@ class ControlServer:
         notify: Callable[[str, str, str, str], None],
         custody: Custody,
         account: Callable[[int, float, int], None] = lambda *_: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._tree, self._layout, self._states, self._node = tree, layout, states, node
         self._custody = custody
-        self._carrier = Carrier(states, custody, notify, account)
+        self._notify = notify
+        self._carrier = Carrier(states, custody, notify, account, changed)
         self._sessions = Sessions(self._carrier)
         self._pods: dict[str, RunningPod] = {}
         # Apart from the pods, so that who waits for a lock while the pod is removed waits for the right one.
@@ -75,6 +78,31 @@ class ControlServer:
     def attached(self) -> int:
         """Volumes that a connected sidecar has mounted."""
         return sum(len(list(pod.control.ready_volumes())) for pod in self._pods.values())
+
+    def attachments(self) -> list[Attachment]:
+        """Every PersistentVolume in every pod of the node."""
+        found = []
+        for pod_uid, pod in self._pods.items():
+            for volume, attachment in pod.control.volumes.items():
+                state = self._states.get(pod_uid, volume)
+                if state is None or not state.persistent:
+                    continue
+                found.append(
+                    Attachment(
+                        volume=volume,
+                        namespace=state.pod_namespace,
+                        pod=state.pod_name,
+                        pod_uid=pod_uid,
+                        mode=names.RESTRICTED if attachment.restricted else names.PRIVILEGED,
+                        state=attachment.state,
+                        generation=attachment.generation,
+                        restarts=state.restarts,
+                        last_stall_ms=state.last_stall_ms,
+                        since=state.since,
+                        message=attachment.failure,
+                    )
+                )
+        return found
 
     def dirty_bytes(self) -> int:
         """What the sidecars said in their last beats that they have not stored yet."""
@@ -201,6 +229,7 @@ class ControlServer:
                     volume,
                     answer.__name__.upper(),
                 )
+                self.forced(pod_uid, volume, f"its sidecar did not let go of it within {seconds:.0f} s")
                 break
             except ConnectionResetError:
                 break
@@ -208,9 +237,14 @@ class ControlServer:
                 pod.answers.pop(key, None)
         async with pod.lock:
             pod.control.unpublished(volume)
+            self._carrier.changed()
             retry = pod.timers.pop(volume, None)
             if retry is not None:
                 retry.cancel()
+
+    def forced(self, pod_uid: str, volume: str, why: str) -> None:
+        """The volume is taken away from whoever had it: say so."""
+        self._notify(names.EVENT_FORCED, pod_uid, volume, f"Volume {volume} was unmounted by force: {why}.")
 
     async def close_pod(self, pod_uid: str) -> None:
         """End the pod's sessions and its socket; its last volume is gone."""

@@ -71,6 +71,7 @@ class Sessions:
     def _session_ended(self, pod: RunningPod) -> None:
         pod.connection = None
         pod.control.disconnected()
+        self._carrier.changed()
         log.info("Pod %s: the sidecar's session ended.", pod.control.pod_uid)
         for future in pod.answers.values():
             if not future.done():

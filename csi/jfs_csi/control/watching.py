@@ -28,6 +28,14 @@ def beaten(attachment: Attachment, beat: frames.VolumeBeat) -> list[Action]:
     return [Notify(names.EVENT_STALLED, beat.volume, message)]
 
 
+def mounted(volume: str, *, again: bool) -> Notify:
+    """A mount that nobody had before is served; `again`: the volume's former one was lost."""
+    if not again:
+        return Notify(names.EVENT_MOUNTED, volume, f"Volume {volume} is mounted.")
+    text = f"Volume {volume} is mounted again: a fresh mount lies on top of the lost one."
+    return Notify(names.EVENT_RECOVERED, volume, text)
+
+
 def recovered(attachment: Attachment) -> list[Action]:
     """The volume answers."""
     if not attachment.stalled:
@@ -62,6 +70,6 @@ def succeeded(attachment: Attachment, frame: frames.Succession) -> list[Action]:
         f" waited {stall:.3f} s."
     )
     return [
-        Account(restarts, stall, max(0, replayed)),
+        Account(attachment.volume, restarts, stall, max(0, replayed)),
         Notify(names.EVENT_SIDECAR_RESTARTED, attachment.volume, message),
     ]

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "profile": Command("jfs.cli.profile", "show which operations of a mount take the time"),
     "bench": Command("jfs.cli.bench", "measure a directory with big and small files"),
     "objbench": Command("jfs.cli.objbench", "check and measure an object storage"),
+    "doctor": Command("jfs.cli.doctor", "explain why a pod's volume is not ready (needs a cluster)"),
     "destroy": Command("jfs.cli.destroy", "remove a volume with all its data"),
     "version": Command("jfs.cli.version", "show the version"),
     "sidecar": Command("jfs.sidecar.supervisor", "mount a pod's volumes, told by the node service"),

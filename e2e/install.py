@@ -63,7 +63,8 @@ def load(cluster: Cluster, archives: Iterable[Path]) -> None:
 def chart(kubectl: Kubectl, operator: Path, settings: Sequence[str] = ()) -> None:
     """Install or upgrade the chart and wait until it is ready.
 
-    `operator` is the archive of the operator's image, whose name tells its content; `settings` are more `--set` values.
+    `operator` is the archive of the operator's image, whose name tells its content; `settings` are more `--set` values, which
+    go before the usual ones.
     """
     images_set = []
     for name in images.PRODUCT:
@@ -71,7 +72,10 @@ def chart(kubectl: Kubectl, operator: Path, settings: Sequence[str] = ()) -> Non
         images_set += [f"images.{name}.repository={repository}", f"images.{name}.tag={tag}"]
     # the tag stays when the image changes, so the pods' template must say that it did
     rolled = [f"{part}.podAnnotations.image={operator.name}" for part in ("operator", "webhook", "node")]
-    options = [option for value in (*images_set, *rolled, *settings) for option in ("--set-string", value)]
+    given = {value.partition("=")[0] for value in settings}
+    usual = [value for value in (*images_set, *rolled) if value.partition("=")[0] not in given]
+    options = [option for value in usual for option in ("--set-string", value)]
+    options += [option for value in settings for option in ("--set", value)]
     with step("installing the chart"):
         base = ["upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"]
         helm(kubectl)(*base, "--wait", "--timeout", "5m", *options)

@@ -68,7 +68,9 @@ class Attachment:
         stall = entry.get("lastStallMs")
         if not all(isinstance(text, str) for text in (*texts, *more)) or not all(texts):
             return None
-        if not all(type(number) is int for number in (generation, restarts)) or not (stall is None or type(stall) is int):
+        if not all(type(number) is int for number in (generation, restarts)) or not (
+            stall is None or type(stall) is int
+        ):
             return None
         volume, namespace, pod, pod_uid, mode, state = texts
         return cls(volume, namespace, pod, pod_uid, mode, state, generation, restarts, stall, *more)

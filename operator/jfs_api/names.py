@@ -34,6 +34,13 @@ INJECTED_ANNOTATION: Final = "juicefs.io/injected"
 VOLUME_ANNOTATION: Final = "juicefs.io/volume"
 SIDECAR_ANNOTATION: Final = "juicefs.io/sidecar"
 
+# Rollout of a sidecar image: on a pod whose turn it is; on a volume (JuiceFSVolume, or static PersistentVolume) the image that failed.
+ROLLOUT_ANNOTATION: Final = "juicefs.io/rollout"
+ROLLOUT_STOPPED_ANNOTATION: Final = "juicefs.io/rollout-stopped"
+# Values of `spec.sidecar.rollout`.
+AUTOMATIC: Final = "Automatic"
+MANUAL: Final = "Manual"
+
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 OPERATOR: Final = "juicefs-operator"
 FINALIZER: Final = "juicefs.io/volume"
@@ -70,6 +77,9 @@ EVENT_STALLED: Final = "JuiceFSStalled"
 EVENT_RECOVERED: Final = "JuiceFSRecovered"
 EVENT_UPDATED: Final = "JuiceFSUpdated"
 EVENT_FORCED: Final = "JuiceFSForcedUnmount"
+# … and those of the operator on pods, while it rolls a sidecar image out.
+EVENT_SIDECAR_REPLACED: Final = "JuiceFSSidecarReplaced"
+EVENT_SIDECAR_ROLLED_BACK: Final = "JuiceFSSidecarRolledBack"
 # Those after which the volume works in that pod, and those after which it does not (or not as wished).
 EVENTS_WORKING: Final = frozenset({EVENT_MOUNTED, EVENT_SIDECAR_RESTARTED, EVENT_RECOVERED, EVENT_UPDATED})
 EVENTS_FAILING: Final = frozenset({EVENT_MOUNT_FAILED, EVENT_MOUNT_LOST, EVENT_STALLED})
@@ -100,6 +110,8 @@ FORMATTED: Final = "Formatted"
 BOUND: Final = "Bound"
 MOUNTABLE: Final = "Mountable"
 STALLED: Final = "Stalled"
+SIDECARS_CURRENT: Final = "SidecarsCurrent"
+ROLLOUT_STOPPED: Final = "RolloutStopped"  # a reason of the last one
 # … and of a JuiceFSSecret (beside Ready).
 METADATA_REACHABLE: Final = "MetadataReachable"
 STORAGE_REACHABLE: Final = "StorageReachable"

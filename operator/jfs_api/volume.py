@@ -41,6 +41,7 @@ class Sidecar(_Model):
     image: str | None = None
     resources: Resources | None = None
     mode: Literal["privileged", "restricted", "auto"] | None = None
+    rollout: Literal["Automatic", "Manual"] | None = None
 
 
 class EmptyDirectory(_Model):

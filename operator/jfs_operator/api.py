@@ -81,8 +81,11 @@ class Api(Protocol):
         """Server-side apply by our field manager, taking fields over from others; `status` writes the status and nothing else."""
         ...
 
-    def patch(self, resource: Resource, namespace: str | None, name: str, patch: Object) -> Object:
-        """JSON merge patch."""
+    def patch(
+        self, resource: Resource, namespace: str | None, name: str, patch: Object, *, strategic: bool = False
+    ) -> Object:
+        """JSON merge patch, or a strategic one, which knows lists of named things; Conflict unless a UID and a
+        resourceVersion in its metadata are the object's."""
         ...
 
     def delete(self, resource: Resource, namespace: str | None, name: str, uid: str) -> None:

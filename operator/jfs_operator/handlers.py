@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import kopf
 from jfs_api import names
+from jfs_api.conditions import Condition
 
 from jfs_operator.api import (
     CLAIMS,
@@ -30,6 +31,7 @@ from jfs_operator.api import (
 from jfs_operator.queue import AFTER_ERROR, Queue
 from jfs_operator.reconcile import Outcome, Reconciler
 from jfs_operator.references import Key, Reference
+from jfs_operator.rollout.runner import Rollout
 from jfs_operator.steps import MountReport, Next
 from jfs_operator.watch_audit import WatchAudit
 
@@ -82,6 +84,7 @@ class Handlers:
         self._reconciler = reconciler
         self._resync = resync
         self.queue = Queue(self.reconcile)
+        self.rollout: Rollout | None = None
         self.audits = {resource: WatchAudit() for resource in (JUICEFS_VOLUMES, JUICEFS_SECRETS, JUICEFS_NODES)}
 
     async def reconcile(self, key: Key) -> Outcome:
@@ -156,6 +159,7 @@ class Handlers:
 
     async def volume_event(self, event: Any, body: kopf.Body, **_: Any) -> None:
         self._see(JUICEFS_VOLUMES, event, dict(body))
+        self._tell_rollout(event, dict(body))
 
     async def secret_event(self, event: Any, body: kopf.Body, **_: Any) -> None:
         """A JuiceFSSecret changed: it is checked, and so are the volumes that use it."""
@@ -171,8 +175,9 @@ class Handlers:
         self._dependents(SECRETS, found)
         self._owner(found)
 
-    async def persistent_volume_event(self, body: kopf.Body, **_: Any) -> None:
+    async def persistent_volume_event(self, event: Any, body: kopf.Body, **_: Any) -> None:
         found = dict(body)
+        self._tell_rollout(event, found)
         if self._reconciler.is_static(found):
             self.queue.add(Key(PERSISTENT_VOLUMES.kind, "", metadata(found)["name"]))
         else:
@@ -199,6 +204,15 @@ class Handlers:
         self.audits[JUICEFS_NODES].seen(found, deleted=deleted)
         self.attached(self._reconciler.attachments.seen(found, deleted=deleted))
 
+    def rolled_out(self, told: dict[str, Condition]) -> None:
+        """A rollout has looked at all pods."""
+        former = self._reconciler.sidecars
+        self._reconciler.sidecars = told
+        changed = (
+            told.keys() if former is None else {pv for pv in told.keys() | former if told.get(pv) != former.get(pv)}
+        )
+        self.attached(changed)
+
     def attached(self, persistent_volumes: Iterable[str]) -> None:
         """Bring the status of these volumes up to date soon."""
         for name in persistent_volumes:
@@ -209,6 +223,10 @@ class Handlers:
         """All JuiceFSNodes as a listing has them; returns those to delete, which nobody renews."""
         self.attached(self._reconciler.attachments.listed(bodies))
         return self._reconciler.attachments.forgotten()
+
+    def _tell_rollout(self, event: Any, body: Object) -> None:
+        if self.rollout is not None:
+            (self.rollout.gone if event["type"] == "DELETED" else self.rollout.seen)(body)
 
     def _see(self, resource: Resource, event: Any, body: Object) -> Key:
         deleted = event["type"] == "DELETED"

@@ -19,6 +19,7 @@ from jfs_operator.api import ApiError, ApiUnavailable, Conflict, Object, Resourc
 _TIMEOUT: Final = urllib3.Timeout(connect=10, read=30)
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
+_STRATEGIC: Final = "application/strategic-merge-patch+json"
 _PAGE: Final = 500
 
 
@@ -87,9 +88,11 @@ class KubeApi:
         query = {"fieldManager": names.OPERATOR, "force": "true"}
         return self._request("PATCH", path + "/status" * status, query, manifest, _APPLY)
 
-    def patch(self, resource: Resource, namespace: str | None, name: str, patch: Object) -> Object:
+    def patch(
+        self, resource: Resource, namespace: str | None, name: str, patch: Object, *, strategic: bool = False
+    ) -> Object:
         query = {"fieldManager": names.OPERATOR}
-        return self._request("PATCH", resource.path(namespace, name), query, patch, _MERGE)
+        return self._request("PATCH", resource.path(namespace, name), query, patch, _STRATEGIC if strategic else _MERGE)
 
     def delete(self, resource: Resource, namespace: str | None, name: str, uid: str) -> None:
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}

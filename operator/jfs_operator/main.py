@@ -30,6 +30,8 @@ from jfs_operator.lease import RENEW_DEADLINE, Lease
 from jfs_operator.reconcile import Reconciler
 from jfs_operator.recorder import Recorder
 from jfs_operator.report import Reporter
+from jfs_operator.rollout.plan import Settings
+from jfs_operator.rollout.runner import Rollout
 from jfs_operator.scrub import Scrubber
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,19 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resync", type=float, default=60.0, help="seconds between checks of each object (default: 60)"
     )
+    parser.add_argument("--rollout-image", help="bring this sidecar image to pods that run, one by one (default: none)")
+    parser.add_argument(
+        "--rollout-pause",
+        type=float,
+        default=10.0,
+        help="seconds that a new sidecar must be ready before the next (10)",
+    )
+    parser.add_argument(
+        "--rollout-timeout",
+        type=float,
+        default=300.0,
+        help="seconds after which one that is not stops the rollout (300)",
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parsed = parser.parse_args(argv)
     if parsed.namespace is None:
@@ -61,8 +76,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if not colon or not port.isdigit():
         parser.error(f"--health {parsed.health!r} is not host:port")
     parsed.health = (host.strip("[]"), int(port))
-    if parsed.resync <= 0:
-        parser.error("--resync must be more than nothing")
+    for option in ("resync", "rollout_pause", "rollout_timeout"):
+        if getattr(parsed, option) <= 0:
+            parser.error(f"--{option.replace('_', '-')} must be more than nothing")
     return parsed
 
 
@@ -108,13 +124,14 @@ async def run(
     api: kube.KubeApi, options: argparse.Namespace, scrubber: Scrubber, state: health.Health, stop: threading.Event
 ) -> None:
     """kopf, the queue and the audits, until one of them ends."""
+    recorder = Recorder(api, _now)
     reconciler = Reconciler(
         api,
         JfsCommand(options.jfs),
         namespace=options.namespace,
         driver=options.driver_name,
         clock=time.monotonic,
-        reporter=Reporter(api, Recorder(api, _now), scrubber, _now),
+        reporter=Reporter(api, recorder, scrubber, _now),
         scrubber=scrubber,
     )
     mine = Handlers(reconciler, resync=options.resync)
@@ -130,6 +147,18 @@ async def run(
         asyncio.create_task(_tick(state, ready_flag, stop)),
         asyncio.create_task(_audit(api, mine, state, options.resync)),
     ]
+    if options.rollout_image:
+        reconciler.sidecars = None
+        rollout = Rollout(
+            api,
+            Settings(options.rollout_image, options.driver_name, options.rollout_pause, options.rollout_timeout),
+            recorder,
+            mine.rolled_out,
+            interval=options.resync,
+            now=lambda: datetime.datetime.now(datetime.UTC),
+        )
+        mine.rollout = rollout
+        background.append(asyncio.create_task(rollout.run()))
     try:
         await kopf.operator(
             registry=registry,

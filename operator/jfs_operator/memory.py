@@ -100,14 +100,19 @@ class MemoryApi:
                 return copy.deepcopy(body)
             return self._store(key, body)
 
-    def patch(self, resource: Resource, namespace: str | None, name: str, patch: Object) -> Object:
+    def patch(
+        self, resource: Resource, namespace: str | None, name: str, patch: Object, *, strategic: bool = False
+    ) -> Object:
         with self._lock:
             self._write("patch", resource, name)
             key = self._key(resource, namespace, name)
             if key not in self._objects:
                 raise ApiError(404, f'{resource.plural} "{name}" not found')
             body = copy.deepcopy(self._objects[key])
-            _merge_patch(body, patch)
+            for guard in ("uid", "resourceVersion"):
+                if metadata(patch).get(guard, metadata(body)[guard]) != metadata(body)[guard]:
+                    raise Conflict(409, f'{resource.plural} "{name}": the object has been modified')
+            _merge_patch(body, copy.deepcopy(patch), strategic=strategic)
             return self._store(key, body)
 
     def delete(self, resource: Resource, namespace: str | None, name: str, uid: str) -> None:
@@ -191,11 +196,15 @@ def _drop(body: Any, former: Any, ours: Any) -> None:
             _drop(body[key], value, ours[key])
 
 
-def _merge_patch(body: Object, patch: Object) -> None:
+def _merge_patch(body: Object, patch: Object, *, strategic: bool = False) -> None:
     for key, value in patch.items():
         if value is None:
             body.pop(key, None)
         elif isinstance(value, dict):
-            _merge_patch(body.setdefault(key, {}), value)
+            _merge_patch(body.setdefault(key, {}), value, strategic=strategic)
+        elif strategic and isinstance(value, list) and all(isinstance(each, dict) for each in value):
+            by_name = {each.get("name"): each for each in body.setdefault(key, [])}
+            for each in value:  # only changes of what is there are needed here
+                _merge_patch(by_name[each["name"]], each, strategic=True)
         else:
             body[key] = value

@@ -47,6 +47,8 @@ class VolumeWorld:
     verdict: Verdict | None = None
     refusal: Refusal | None = None
     mount_report: MountReport | None = None
+    sidecars: Condition | None = None  # how far a rollout is, if it has told
+    sidecars_known: bool = True  # whether None means that there is nothing to tell
     attachments: tuple[tuple[str, Attachment], ...] | None = None  # with their nodes; None while nobody knows
     # Only of interest to a deletion:
     users: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ def _stalled(world: VolumeWorld, message: str) -> Plan:
     """Nothing is touched: what was made under an earlier spec goes on serving its pods."""
     kept = tuple(
         found
-        for type in (names.SECRET_VALID, names.FORMATTED, names.BOUND, names.MOUNTABLE)
+        for type in (names.SECRET_VALID, names.FORMATTED, names.BOUND, names.MOUNTABLE, names.SIDECARS_CURRENT)
         if (found := find(_old_conditions(world), type))
     )
     ready = Condition(names.READY, "False", "InvalidSpec", message)
@@ -280,7 +282,15 @@ class _Planner:
     def _result(self, next: Next, step: Step | None) -> Plan:
         parts = (self._secret_valid, self._formatted, self._bound)
         ready = summarize(names.READY, parts, reason="Bound", message="pods can use the claim")
-        return Plan((ready, *parts, self._mountable()), next, step, self._file_system, self._fingerprint)
+        told = (ready, *parts, self._mountable(), *self._sidecars())
+        return Plan(told, next, step, self._file_system, self._fingerprint)
+
+    def _sidecars(self) -> tuple[Condition, ...]:
+        """What the rollout says; before it has looked for the first time, what it said last."""
+        found = self._world.sidecars
+        if found is None and not self._world.sidecars_known:
+            found = find(_old_conditions(self._world), names.SIDECARS_CURRENT)
+        return () if found is None else (found,)
 
     def _mountable(self) -> Condition:
         report = self._world.mount_report

@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from jfs_api import names
+from jfs_api.conditions import Condition
 from jfs_api.volume import SpecError, parse_volume_spec
 
 from jfs_operator import desired
@@ -112,6 +113,8 @@ class Reconciler:
         self._owners: dict[str, Key] = {}
         self.references = References()
         self.attachments = Attachments(clock)
+        # What a rollout says, by PersistentVolume; None while it has not said anything yet. Without one there is nothing to say.
+        self.sidecars: dict[str, Condition] | None = {}
 
     def mounted(self, persistent_volume: str, report: MountReport) -> bool:
         """Remember what a node service said; False when that is no news."""
@@ -230,6 +233,8 @@ class Reconciler:
             claim=await self._read(CLAIMS, namespace, key.name),
             mount_report=self._mounts.get(name),
             attachments=self.attachments.of(name),
+            sidecars=(self.sidecars or {}).get(name),
+            sidecars_known=self.sidecars is not None,
         )
         resolver = Resolver(self._read, namespace)
         try:

@@ -21,7 +21,7 @@ from jfs_operator.steps import Next, Plan
 _log = logging.getLogger(__name__)
 
 # The conditions that get events: the summary speaks for its parts.
-_ANNOUNCED = frozenset({names.READY, names.MOUNTABLE})
+_ANNOUNCED = frozenset({names.READY, names.MOUNTABLE, names.SIDECARS_CURRENT})
 
 
 class Reporter:
@@ -97,6 +97,8 @@ def _worth_an_event(condition: Condition, plan: Plan) -> bool:
     """Progress is not: what waits for a step or for another controller is in the status alone."""
     if condition.status == "Unknown" or plan.next is Next.GONE:
         return False
+    if condition.type == names.SIDECARS_CURRENT:
+        return condition.reason == names.ROLLOUT_STOPPED
     return (
         condition.status == "True"
         or condition.type != names.READY

@@ -193,6 +193,7 @@ class ControlPlane:
                 f"--kube-version={tools.KUBERNETES_VERSION}",
                 "--show-only=templates/operator-rbac.yaml",
                 "--show-only=templates/node-rbac.yaml",
+                "--set=rollout.enabled=true",
             ],
             check=True,
             capture_output=True,
@@ -322,7 +323,8 @@ class OperatorProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self, *more: str, wait: bool = True) -> None:
+        """`more` are arguments."""
         self.port = _free_port()
         command = [
             str(Path(sys.executable).parent / "jfs-operator"),
@@ -332,6 +334,7 @@ class OperatorProcess:
             f"--health=127.0.0.1:{self.port}",
             "--resync=5",
             "--log-level=debug",
+            *more,
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -189,7 +189,10 @@ class Cluster:
 
         def refuse(verb: str, resource: Resource, name: str) -> ApiError | None:
             if resource.plural in self.denied and name != "web":
-                return ApiError(403, f"user tenant cannot {verb} {resource.plural}")
+                group = resource.api_version.rpartition("/")[0]
+                place = 'in the namespace "juicefs-system"' if resource.namespaced else "at the cluster scope"
+                who = f'{resource.plural} is forbidden: User "tenant"'
+                return ApiError(403, f'{who} cannot {verb} resource "{resource.plural}" in API group "{group}" {place}')
             return None
 
         api.deny(refuse)
@@ -386,8 +389,14 @@ def test_what_may_not_be_looked_at_is_said(cluster: Cluster) -> None:
     found = cluster.answer()
     assert found["verdict"] == "uncertain"
     told = " ".join(each["text"] for each in found["findings"] if each["status"] == "unknown")
-    for plural in ("namespaces", "csinodes", "pods", "persistentvolumes", WEBHOOKS.plural):
-        assert f"cannot {'list' if plural == 'pods' else 'get'} {plural}" in told
+    for right in (
+        "get namespaces in the cluster",
+        "get csinodes.storage.k8s.io in the cluster",
+        "list pods in namespace juicefs-system",
+        "get persistentvolumes in the cluster",
+        f"get {WEBHOOKS.plural}.admissionregistration.k8s.io in the cluster",
+    ):
+        assert f"you may not {right}" in told
     cluster = Cluster()
     cluster.denied = {"namespaces", "juicefsnodes", WEBHOOKS.plural}
     assert cluster.juicefs is not None

@@ -131,11 +131,11 @@ async def test_our_own_objects_bring_their_owner_and_static_volumes_themselves(
 ) -> None:
     owned = {"metadata": {"name": "x", "annotations": {names.VOLUME_ANNOTATION: "apps/data"}}, "spec": {"csi": {}}}
     await handlers.claim_event(body=body(owned))
-    await handlers.persistent_volume_event(body=body(owned))
+    await handlers.persistent_volume_event(event={"type": "MODIFIED"}, body=body(owned))
     static = {"metadata": {"name": "static"}, "spec": {"csi": {"driver": names.DRIVER}}}
-    await handlers.persistent_volume_event(body=body(static))
+    await handlers.persistent_volume_event(event={"type": "MODIFIED"}, body=body(static))
     foreign = {"metadata": {"name": "nfs"}, "spec": {"nfs": {}}}
-    await handlers.persistent_volume_event(body=body(foreign))
+    await handlers.persistent_volume_event(event={"type": "MODIFIED"}, body=body(foreign))
     assert queue.added == [VOLUME, VOLUME, Key("PersistentVolume", "", "static")]
 
 

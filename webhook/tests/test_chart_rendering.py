@@ -135,6 +135,22 @@ def test_programs_understand_their_command_lines(tmp_path: Path) -> None:
     assert webhook.settings.default_resources["limits"] == {"cpu": "2", "memory": "1Gi"}
 
 
+def test_a_rollout_is_off_and_brings_the_right_to_patch_pods() -> None:
+    def verbs(documents: list[dict[str, Any]]) -> set[str]:
+        rules = pick(documents, "ClusterRole", "juicefs-operator")["rules"]
+        return {verb for rule in rules if "pods" in rule["resources"] for verb in rule["verbs"]}
+
+    documents = render()
+    operator = parse_operator(command_line(documents, "Deployment", "juicefs-operator"))
+    assert operator.rollout_image is None
+    assert verbs(documents) == {"get", "list"}
+    documents = render(f"--values={FULL}")
+    operator = parse_operator(command_line(documents, "Deployment", "juicefs-operator"))
+    assert operator.rollout_image == "registry.example:5000/juicefs/sidecar:1.2"
+    assert (operator.rollout_pause, operator.rollout_timeout) == (3, 90)
+    assert verbs(documents) == {"get", "list", "patch"}
+
+
 def test_test_pod_runs_a_program() -> None:
     command = pod_spec(pick(render(), "Pod", "juicefs-test"))["containers"][0]["command"]
     assert command[:2] == ["python3", "-c"]

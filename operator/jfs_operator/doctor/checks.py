@@ -254,7 +254,7 @@ def _pods(subject: str, body: Object) -> Iterator[Finding]:
             f"jfs doctor -n {metadata(body)['namespace']} {entry['pod']}",
         )
     if not bad:
-        yield ok(subject, f"{status.get('pods', 0)} pods have it, all of them served.")
+        yield ok(subject, f"Pods that have it: {status.get('pods', 0)}, all of them served.")
 
 
 def _juicefs_secret(subject: str, secret: Read) -> Iterator[Finding]:

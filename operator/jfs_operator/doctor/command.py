@@ -4,7 +4,7 @@ import argparse
 import datetime
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from jfs_api import names
 from kubernetes.config import list_kube_config_contexts
@@ -86,9 +86,10 @@ def diagnose(api: Api, namespace: str, options: argparse.Namespace) -> tuple[str
 
 def _default_namespace(kubeconfig: str | None, context: str | None) -> str:
     try:
-        contexts, active = list_kube_config_contexts(kubeconfig)
+        listed: Any = list_kube_config_contexts(kubeconfig)
     except ConfigException:
         return "default"  # inside a pod
+    contexts, active = listed
     chosen = next((each for each in contexts if each["name"] == context), active)
     return str((chosen.get("context") or {}).get("namespace") or "default")
 

@@ -6,7 +6,7 @@ the operator, and what cannot be looked at must not look like what is well. Bloc
 
 import base64
 import contextlib
-import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -41,6 +41,10 @@ WEBHOOKS: Final = Resource(
 )
 WEBHOOK: Final = "juicefs-webhook"
 _TLS_SECONDS: Final = 3.0
+_USUAL_NAMESPACE: Final = "juicefs-system"  # as the README installs it
+_FORBIDDEN: Final = re.compile(
+    r'cannot (\w+) resource "([\w/]+)" in API group "([\w.]*)" (?:at the cluster scope|in the namespace "([\w-]+)")'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,7 @@ class Collector:
     def __init__(self, api: Api, driver: str, system: str | None) -> None:
         self._api, self._driver = api, driver
         self._webhook = self._get(WEBHOOKS, None, WEBHOOK)
-        self._system = system or _service_namespace(self._webhook.body) or os.environ.get("POD_NAMESPACE") or ""
-        self._system = self._system or "juicefs-system"
+        self._system = system or _service_namespace(self._webhook.body) or _USUAL_NAMESPACE
 
     def pod(self, namespace: str, name: str) -> Facts | None:
         """None when there is no such pod. Raises ApiError when it may not be read."""
@@ -214,7 +217,13 @@ class Collector:
 
 
 def _denied(error: ApiError) -> str:
-    return str(error)
+    """Which right is missing, in a few words where the API server says it in its usual ones."""
+    found = _FORBIDDEN.search(str(error))
+    if found is None:
+        return str(error)
+    verb, plural, group, namespace = found.groups()
+    place = f"in namespace {namespace}" if namespace else "in the cluster"
+    return f"you may not {verb} {plural}{f'.{group}' if group else ''} {place}"
 
 
 def _service_namespace(configuration: Object | None) -> str:

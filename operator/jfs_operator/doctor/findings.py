@@ -34,4 +34,4 @@ def note(subject: str, text: str, remedy: str = "") -> Finding:
 
 
 def unknown(subject: str, denied: str) -> Finding:
-    return Finding(Status.UNKNOWN, subject, f"Could not be looked at: {denied.rstrip('.')}.")
+    return Finding(Status.UNKNOWN, subject, f"Not looked at: {denied.rstrip('.')}.")

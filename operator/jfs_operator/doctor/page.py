@@ -90,7 +90,9 @@ def document(subject: str, findings: Sequence[Finding], events: Sequence[Object]
 
 
 def _recent(events: Sequence[Object]) -> list[Object]:
-    return sorted(events, key=event_time)[-_EVENTS:]
+    # The same is told of pod and PersistentVolume.
+    once = {(event.get("reason"), event.get("message")): event for event in sorted(events, key=event_time)}
+    return sorted(once.values(), key=event_time)[-_EVENTS:]
 
 
 def _wrapped(head: str, words: str, indent: int | None = None) -> list[str]:

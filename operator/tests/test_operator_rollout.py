@@ -300,6 +300,28 @@ async def test_conflicts_are_looked_at_again_and_a_policy_stops_it(world: World)
     assert world.told_of("data") == ("False", names.ROLLOUT_STOPPED)
 
 
+async def test_what_nobody_thought_of_is_logged_and_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner, "_QUIET", 0.001)
+    pod = world.api.get(PODS, "team", "a") or {}
+    good = pod["status"]["initContainerStatuses"]
+    world.api.patch(
+        PODS, "team", "a", {"status": {"initContainerStatuses": [{**good[0], "state": {"running": {"x": 1}}}]}}
+    )
+    task = asyncio.create_task(world.rollout.run())
+    async with asyncio.timeout(20):
+        while "tried again" not in caplog.text:  # noqa: ASYNC110 -- a line of the log is no event
+            await asyncio.sleep(0.001)
+        world.api.patch(PODS, "team", "a", {"status": {"initContainerStatuses": good}})
+        world.rollout.seen(world.api.get(JUICEFS_VOLUMES, "team", "data") or {})
+        while world.api.images()["c"] == OLD:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 def test_only_what_matters_wakes_it(world: World) -> None:
     volume = world.api.get(JUICEFS_VOLUMES, "team", "data") or {}
     world.rollout.seen(volume)

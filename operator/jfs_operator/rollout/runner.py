@@ -79,6 +79,8 @@ class Rollout:
                     pass
             except (ApiError, ApiUnavailable) as error:
                 _log.warning("the rollout of %s is put off: %s", self._settings.image, error)
+            except Exception:  # nobody awaits this task: it must not end unseen
+                _log.exception("the rollout of %s failed, and is tried again", self._settings.image)
             await asyncio.sleep(_QUIET)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, self._interval - _QUIET)):

@@ -244,7 +244,9 @@ def test_an_image_is_rolled_out_and_a_bad_one_stops(scenario: Scenario) -> None:
             "the rollout to stop", lambda: scenario.condition(files, names.SIDECARS_CURRENT)[1] == names.ROLLOUT_STOPPED
         )
         until("the pod to have its former image", lambda: all(rolling.image(pod) == new for pod in pods))
-        assert bad in scenario.event("a", names.EVENT_SIDECAR_ROLLED_BACK)
+        told = scenario.event("a", names.EVENT_SIDECAR_ROLLED_BACK)
+        assert bad in told
+        assert "ImagePullBackOff" in told, "as soon as the kubelet says so, not at the end of the time"
         for pod in pods:
             rolling.goes_on(pod)
         assert [rolling.restarts(pod)[1] for pod in pods] == [0, 0, 0]

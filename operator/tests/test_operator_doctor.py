@@ -319,6 +319,14 @@ def no_image(cluster: Cluster) -> None:
     cluster.sidecar.update(started=False, ready=False, state={"waiting": waiting})
 
 
+def no_other_image(cluster: Cluster) -> None:
+    """Changed in the pod that runs."""
+    ended = {"reason": "Completed", "exitCode": 0, "finishedAt": "2029-12-31T23:59:59Z"}
+    cluster.sidecar.update(started=False, ready=False, state={"terminated": ended})
+    cluster.event("BackOff", 'Back-off pulling image "registry/sidecar:1"')
+    cluster.events[-1]["involvedObject"]["fieldPath"] = "spec.initContainers{juicefs-sidecar}"
+
+
 def out_of_memory(cluster: Cluster) -> None:
     ended = {"reason": "OOMKilled", "exitCode": 137}
     waiting = {"reason": "CrashLoopBackOff"}
@@ -358,6 +366,7 @@ def stalled(cluster: Cluster) -> None:
         (not_registered, "does not know the driver", "kubeletDir"),
         (not_published, "lacks the key metaurl", "node service"),
         (no_image, "registry/sidecar:1 cannot be had", "images.sidecar"),
+        (no_other_image, "cannot be had (it was changed in the pod): Back-off pulling", "images.sidecar"),
         (out_of_memory, "OOMKilled", "more memory"),
         (not_mounted, "no answer from s3:8333", "reachable from the pod"),
         (stalled, "waiting for long: no answer from s3:8333", "object storage"),

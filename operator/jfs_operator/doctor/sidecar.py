@@ -83,10 +83,11 @@ def running(facts: Facts) -> Iterator[Finding]:
         return
     reason = _waiting(state)
     ended = (state.get("lastState") or {}).get("terminated") or (state.get("state") or {}).get("terminated") or {}
-    if reason in _IMAGE:
+    pull = str(state["state"]["waiting"].get("message", "")) if reason in _IMAGE else _pull_trouble(facts, state)
+    if pull or reason in _IMAGE:
         yield problem(
             "sidecar",
-            f"Its image {found.get('image')} cannot be had ({reason}): {state['state']['waiting'].get('message', '')}",
+            f"Its image {found.get('image')} cannot be had ({reason or 'it was changed in the pod'}): {pull}",
             "Correct the chart's images.sidecar (or the volume's spec.sidecar.image), or give pull secrets for it.",
         )
     elif reason or not (state.get("state") or {}).get("running"):
@@ -191,6 +192,20 @@ def _last(facts: Facts, *reasons: str) -> str:
     """The message of the newest event of these reasons."""
     found = [each for each in facts.events if each.get("reason") in reasons]
     return str(max(found, key=event_time)["message"]) if found else ""
+
+
+def _pull_trouble(facts: Facts, state: dict[str, Any]) -> str:
+    """What the events tell of the image of a container that ended: its status shows only how the former one did."""
+    ended = ((state.get("state") or {}).get("terminated") or {}).get("finishedAt")
+    found = [
+        each
+        for each in facts.events
+        if each.get("reason") in ("Failed", "BackOff")
+        and names.SIDECAR_CONTAINER in str((each.get("involvedObject") or {}).get("fieldPath", ""))
+        and "image" in str(each.get("message", "")).lower()
+        and event_time(each) >= str(ended)
+    ]
+    return str(max(found, key=event_time)["message"]) if ended and found else ""
 
 
 def event_time(event: Object) -> str:

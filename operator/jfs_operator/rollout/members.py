@@ -26,6 +26,7 @@ _HOPELESS: Final = frozenset(
         "RunContainerError",
     }
 )
+_NO_IMAGE: Final = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _NOT_SURVIVED: Final = "fuse-host=pyfuse3"
 
 
@@ -59,12 +60,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pod of the rollout. `volumes` are its PersistentVolumes, `wanted` the image it should have."""
+    """A pod of the rollout. `volumes` are its PersistentVolumes, `wanted` the image it should have, `trouble` what events
+    tell of its image."""
 
     pod: Object
     volumes: tuple[str, ...]
     wanted: str
     manual: bool
+    trouble: str = ""
 
     @property
     def name(self) -> str:
@@ -118,6 +121,19 @@ def hopeless(pod: Object) -> str:
     waiting = (_status(pod).get("state") or {}).get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     return f"{reason}: {waiting.get('message', '')}" if reason in _HOPELESS else ""
+
+
+def pull_trouble(events: Iterable[Object], since: str) -> str:
+    """Why the sidecar's image cannot be had, by the pod's events since then (RFC 3339); empty if none says so.
+
+    The status does not tell: while the kubelet fails to start a container again, it shows how the former one ended.
+    """
+    for event in events:
+        place = str((event.get("involvedObject") or {}).get("fieldPath", ""))
+        message, time = str(event.get("message", "")), str(event.get("lastTimestamp") or "")
+        if names.SIDECAR_CONTAINER in place and time >= since and any(reason in message for reason in _NO_IMAGE):
+            return message
+    return ""
 
 
 def state(pod: Object) -> str:

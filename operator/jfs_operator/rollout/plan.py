@@ -87,7 +87,7 @@ def judge(member: Member, mark: Mark, settings: Settings, now: datetime.datetime
         return Conclude(member) if ready >= settings.pause else Wait(member)
     if member.wanted not in (mark.image, mark.former):
         return Replace(member, member.wanted, _mark(member, mark.former, now))  # the chart has moved on meanwhile
-    if why := hopeless(member.pod):
+    if why := hopeless(member.pod) or member.trouble:
         return GiveBack(member, mark, why)
     if mark.age(now) > settings.timeout:
         return GiveBack(member, mark, f"not ready within {settings.timeout:.0f} s: {state(member.pod)}")

@@ -18,6 +18,7 @@ from jfs_api import names
 from jfs_api.conditions import Condition
 
 from jfs_operator.api import (
+    EVENTS,
     JUICEFS_VOLUMES,
     PERSISTENT_VOLUMES,
     PODS,
@@ -31,7 +32,7 @@ from jfs_operator.api import (
     uid_of,
 )
 from jfs_operator.recorder import Recorder
-from jfs_operator.rollout.members import Member, members
+from jfs_operator.rollout.members import Member, members, pull_trouble, ready_for
 from jfs_operator.rollout.plan import Conclude, GiveBack, Replace, Settings, Wait, conditions, judge, next_action
 
 _log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Rollout:
             pod = await asyncio.to_thread(self._api.get, PODS, head["namespace"], head["name"])
             if pod is None or uid_of(pod) != uid_of(member.pod):
                 return
-            member = replace(member, pod=pod)
+            member = await asyncio.to_thread(self._with_trouble, replace(member, pod=pod))
             mark = member.mark
             if mark is None or not isinstance(judge(member, mark, self._settings, self._now()), Wait):
                 return
@@ -134,7 +135,17 @@ class Rollout:
             for name, owner in owners.items()
             if (image := annotation(owner, names.ROLLOUT_STOPPED_ANNOTATION))
         }
-        return members(pods, volumes, self._settings.image, self._settings.driver), owners, stopped
+        found = members(pods, volumes, self._settings.image, self._settings.driver)
+        return [self._with_trouble(member) for member in found], owners, stopped
+
+    def _with_trouble(self, member: Member) -> Member:
+        """What the events of a pod tell whose sidecar is being replaced."""
+        mark = member.mark
+        if mark is None or ready_for(member.pod, self._now()) is not None:
+            return member
+        fields = f"involvedObject.uid={uid_of(member.pod)},reason=Failed"
+        events = self._api.list(EVENTS, metadata(member.pod)["namespace"], fields=fields)
+        return replace(member, trouble=pull_trouble(events, mark.since))
 
     def _replace(self, action: Replace, owners: dict[str, Object]) -> None:
         member = action.member

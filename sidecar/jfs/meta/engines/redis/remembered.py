@@ -34,14 +34,16 @@ class RecordCache(Remembered[Key[Any], Any]):
 
     def offer(self, ino: int, page: StoredPage) -> None:
         """Keep a page of directory *ino*, with attributes, for when it is asked for."""
-        self._offers[ino] = [*self._offers.pop(ino, ()), page]  # the last one, so that others go first
+        # in the order of the last listing, so that what is listed now is not what has to go
+        pages = self._offers[ino] = self._offers.pop(ino, [])
+        pages.append(page)
         while (
             len(self._offers) > 1
-            and sum(len(page.names) for pages in self._offers.values() for page in pages) > _OFFERED
+            and sum(len(page.names) for several in self._offers.values() for page in several) > _OFFERED
         ):
             del self._offers[next(iter(self._offers))]
-        if sum(len(page.names) for page in self._offers[ino]) > _OFFERED:
-            del self._offers[ino][0]
+        if sum(len(page.names) for page in pages) > _OFFERED:
+            del pages[0]
 
     def _take(self, parent: int) -> None:
         for page in self._offers.pop(parent):

@@ -167,5 +167,5 @@ OPERATIONS: dict[str, tuple[Act, Look]] = {
     "setxattr": (lambda meta, at, ino: meta.setxattr(SUPERUSER, ino, b"user.k", b"v", 1), has_value),
     "commit": (commit, has_one_slice),
     "flock": (lambda meta, at, ino: meta.locks.flock(ino, 7, WRITE, wait=False), has_flock),
-    "setlk": (lambda meta, at, ino: meta.locks.setlk(ino, 7, Range(WRITE, 0, 10, 1), wait=False), has_plock),
+    "setlk": (lambda meta, at, ino: meta.locks.setlk(ino, 7, Range(WRITE, 1, 0, 10), wait=False), has_plock),
 }

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crash_rig import KillableRedis
@@ -12,7 +13,9 @@ from fault_proxy import Direction, FaultProxy, How
 from jfs.check import check
 from jfs.errors import StoreUnavailable
 from jfs.format.constants import FILE, ROOT
-from jfs.meta.volume import SUPERUSER
+from jfs.meta.model.keys import Key
+from jfs.meta.model.locks import READ, UNLOCK, FlockKey, PlockKey, Range
+from jfs.meta.volume import SUPERUSER, Meta
 from lost_answers import OPERATIONS, Place, impatient, names, place_at_server
 from meta_volumes import new_file
 
@@ -85,6 +88,50 @@ async def once(place: Place, proxy: FaultProxy, name: str, faults: tuple[How, ..
         proxy.no_plan()
         proxy.resume()
         await meta.close()
+        damages = await check(direct)
+        await direct.close()
+    assert not damages
+
+
+@pytest.mark.parametrize("place", ["redis", "redis-watch"], indirect=True)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("kind", ["flock", "fcntl"])
+async def test_a_lock_whose_answer_is_lost_while_others_lock(
+    place: Place, proxy: FaultProxy, kind: str, direction: Direction
+) -> None:
+    """Another client changes the record of locks before the outcome is looked for: what is the own owner's in it tells all the same."""
+    direct = await place.volume()
+    other = await place.client()
+    meta = await place.client(proxy)
+    key: Key[Any] = FlockKey(ROOT) if kind == "flock" else PlockKey(ROOT)
+
+    async def lock(volume: Meta, how: int) -> None:
+        if kind == "flock":
+            await volume.locks.flock(ROOT, 7, how, wait=True)
+        else:
+            await volume.locks.setlk(ROOT, 7, Range(how, 1, 0, 10), wait=True)
+
+    try:
+        proxy.plan(direction, "packets", 1, "reset")  # after that to reading the locks
+        proxy.refuse()
+        taking = asyncio.create_task(lock(meta, READ))
+        assert await asyncio.to_thread(proxy.hit.wait, 20)
+        if direction == "answer":
+            async with asyncio.timeout(20):
+                while not (await direct.get(key))[0]:
+                    await asyncio.sleep(0.01)
+        await lock(other, READ)
+        proxy.accept()
+        await taking
+        (held,) = await direct.get(key)
+        assert len(held) == 2
+        await lock(meta, UNLOCK)
+        await lock(other, UNLOCK)
+        assert not (await direct.get(key))[0]
+    finally:
+        proxy.accept()
+        await meta.close()
+        await other.close()
         damages = await check(direct)
         await direct.close()
     assert not damages

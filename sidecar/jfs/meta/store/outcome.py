@@ -3,7 +3,8 @@
 Place in the flow: an engine whose connection breaks before the answer to a commit asks here, and goes on as after an answer, or
 runs the attempt again. First it has the server end the lost connection, so that what still lies in its buffers is never done
 later. Then the records are read: a commit is atomic, so one record that only this commit can have left proves it, and when
-everything that the attempt had read is still as it was, it was not made.
+everything that the attempt had read is still as it was, it was not made. In a record of locks the own owner's entries decide, whatever
+others have changed meanwhile: nobody else writes those, and the own client changes an inode's locks one after the other.
 Invariant: True and False are only said when they are sure; else StoreUnavailable says that the outcome is unknown. Nothing is
 written. Any number of tasks at once.
 """
@@ -22,6 +23,7 @@ _RECORD: Final = 24  # bytes of a slice record
 _UNREAD: Final = object()
 # Records that are written without having been read and that no other client writes: a new inode, what belongs to the own session.
 _OWN: Final = frozenset(("node", "sustained", "session", "delfile"))
+_LOCKS: Final = frozenset(("flock", "plock"))
 
 
 class Witness(Protocol):
@@ -83,13 +85,17 @@ async def _look(tx: TrackedTx, witness: Witness) -> bool | None:
     left = 0
     for trace in traces:
         record = next(found)
-        if trace.record is None:
+        if trace.key.kind in _LOCKS:
+            decided = _own_entries(record, trace.record, tx.reads[trace.key])
+            if decided is not None:
+                return decided
+        elif trace.record is None:
             removed = True
             left += record is not None
         elif trace.fresh and trace.key.kind == "node":
             proven = proven or record is not None
         else:
-            proven = proven or _same(record, trace.record)
+            proven = proven or bool(record == trace.record)
     for _, packed in appended:
         slices = next(found) or b""
         proven = proven or packed in (slices[at : at + _RECORD] for at in range(0, len(slices), _RECORD))
@@ -120,7 +126,12 @@ def _traces(tx: TrackedTx) -> list[_Trace]:
     return traces
 
 
-def _same(found: Any, written: Any) -> bool:
-    if isinstance(found, tuple) and type(found) is tuple:  # lock records, in any order
-        return isinstance(written, tuple) and sorted(map(repr, found)) == sorted(map(repr, written))
-    return bool(found == written)
+def _own_entries(found: Any, written: Any, before: Any) -> bool | None:
+    """Whether a record of locks shows the change from *before* to *written*, which is one owner's; None when that owner's entries are
+    neither as before nor as written: another client has cleared the session."""
+    entries, new, old = (frozenset(record or ()) for record in (found, written, before))
+    if new - old <= entries and not (old - new) & entries:
+        return True
+    if old - new <= entries and not (new - old) & entries:
+        return False
+    return None

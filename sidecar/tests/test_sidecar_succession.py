@@ -126,6 +126,41 @@ def test_a_connection_that_is_given_is_served_and_not_mounted(volumes: Volumes) 
     assert kinds(volumes.worker_ended("v", "with exit status 0", 2.0)) == ["Drop", "Send"]
 
 
+def test_a_connection_that_was_served_is_kept_though_its_first_worker_here_fails(volumes: Volumes) -> None:
+    """As when the database is away while the container starts again: a node service that is replaced meanwhile gets it from here."""
+    given = attach(4, restricted=True, init=INIT)._replace(resume=True)
+    (start,) = [one for one in volumes.frame(given) if isinstance(one, Start)]
+    assert (start.document["resume"], start.document["check"]) == (True, "reachable")
+    event = {"event": "error", "code": "MetadataUnreachable", "message": "No.", "retryable": True}
+    assert sent(volumes.worker_said("v", event, 1.0))[0]["code"] == "MetadataUnreachable"
+    assert kinds(volumes.worker_ended("v", "with exit status 1", 1.1)) == ["Start"]
+    assert volumes.attached() == [("v", 4)]
+    volumes.disconnected()
+    actions = volumes.frame(frames.Welcome("node-1", "uid", 2))
+    assert [one.frame["gen"] for one in actions if isinstance(one, Deposit)] == [4]
+    assert sent(volumes.worker_said("v", ready(), 2.0)) == [frames.ready("v", 4)]
+    # one that nobody has served yet is the node service's alone
+    fresh = Volumes()
+    fresh.frame(frames.Welcome("node-1", "uid", 2))
+    fresh.frame(attach(restricted=True, init=INIT))
+    fresh.worker_said("v", event, 1.0)
+    assert kinds(fresh.worker_ended("v", "with exit status 1", 1.1)) == ["Drop"]
+    assert fresh.attached() == []
+
+
+def test_a_successor_looks_at_the_storage_only_if_its_document_is_new(served: Volumes) -> None:
+    def started(actions: list[Action]) -> object:
+        (start,) = [one for one in actions if isinstance(one, Start)]
+        return start.document["check"]
+
+    assert started(served.worker_ended("v", "by signal 9", 2.0)) == "none"
+    served.worker_said("v", ready(), 2.1)
+    served.frame(frames.Update("v", 1, ("attr-cache=3",), {"metaurl": "redis://other/1"}))
+    assert started(served.worker_ended("v", "with exit status 0", 3.0, clean=True)) == "full"
+    served.worker_said("v", ready(), 3.1)
+    assert started(served.worker_ended("v", "by signal 9", 4.0)) == "none"
+
+
 def test_restricted_without_resending_holds_nothing(volumes: Volumes) -> None:
     volumes.frame(attach(restricted=True, init=OLD_INIT))
     assert "Drop" in kinds(volumes.worker_said("v", ready(OLD_INIT), 1.0))
@@ -143,6 +178,18 @@ def test_an_update_changes_worker_and_document(served: Volumes) -> None:
     actions = served.worker_said("v", ready(), 2.1)
     assert sent(actions) == [frames.ready("v", 1)]
     assert served.running["v"].restarts == 0
+
+
+def test_an_update_that_brings_nothing_new_replaces_nobody(served: Volumes) -> None:
+    """As after each restart of the node service."""
+    same = frames.Update("v", 1, (), {"metaurl": "redis://db/1"})
+    actions = served.frame(same)
+    assert kinds(actions) == ["Send"]
+    assert sent(actions) == [frames.ready("v", 1)]
+    # one that comes while a successor starts is judged by what that one works with
+    served.worker_ended("v", "by signal 9", 2.0)
+    assert kinds(served.frame(same)) == []
+    assert "Leave" not in kinds(served.worker_said("v", ready(), 2.1))
 
 
 def test_an_update_that_does_not_work_is_taken_back(served: Volumes) -> None:
@@ -169,6 +216,7 @@ def test_an_update_waits_for_a_worker_and_needs_a_connection(served: Volumes) ->
     other.frame(frames.Welcome("n", "u", 2))
     other.frame(attach())
     other.worker_said("v", ready(None), 1.0)
+    assert sent(other.frame(frames.Update("v", 1, (), {"metaurl": "redis://db/1"}))) == [frames.ready("v", 1)]
     assert sent(other.frame(frames.Update("v", 1, ("a",), {})))[0]["code"] == "CannotChange"
 
 

@@ -341,6 +341,21 @@ async def test_what_a_dead_client_had_sent_is_not_done_later(volume: Volume) -> 
         await successor.close()
 
 
+def test_a_successor_does_not_wait_for_the_storage(volume: Volume, tmp_path: Path) -> None:
+    """Operations that need no data are answered though the storage is gone; the others are once it is back."""
+    bucket = tmp_path / "bucket"
+    with sidecar(tmp_path, volume.url) as (keeper, pod, where):
+        (where / "file").write_bytes(b"content")
+        bucket.rename(tmp_path / "elsewhere")
+        seen = len(keeper.frames)
+        pod.kill_worker()
+        (where / "directory").mkdir()
+        assert keeper.wait("STATE", seen)["restarts"] == 1
+        (tmp_path / "elsewhere").rename(bucket)
+        assert (where / "file").read_bytes() == b"content"
+    sound(volume)
+
+
 def test_a_successor_that_cannot_begin_loses_nothing(volume: Volume, tmp_path: Path) -> None:
     with sidecar(tmp_path, volume.url) as (keeper, pod, where):
         application = start("unlinked", where)

@@ -52,12 +52,14 @@ async def run(mount: Mount, ready: Callable[[], Awaitable[None]]) -> None:
         _small_pages()
     gc.freeze()  # what is loaded by now lives as long as the mount: full collections need not look at it
 
+    where = mount.request.mountpoint or "the place of the connection that was given"
+
     async def announce() -> None:
-        log.info("mounted at %s, session %d", mount.request.mountpoint, mount.sid)
+        log.info("mounted at %s, session %d", where, mount.sid)
         await ready()
 
     await mount.serve(announce)
-    log.info("unmounted %s", mount.request.mountpoint)
+    log.info("unmounted %s", where)
 
 
 def _small_pages() -> None:

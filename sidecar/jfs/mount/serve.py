@@ -44,7 +44,7 @@ from jfs.mount.hosts import make_host
 from jfs.mount.memory import trim_when_idle
 from jfs.mount.metrics_server import MetricsServer
 from jfs.mount.storage_change import StorageFollower
-from jfs.mount.storage_check import check_storage
+from jfs.mount.storage_check import Check, check_as
 from jfs.mount.succession import begin_session
 from jfs.object.base import ObjectStorage
 from jfs.object.connect import StorageOptions, open_volume
@@ -76,7 +76,8 @@ class StorageKeys:
 @dataclass(frozen=True, slots=True)
 class MountRequest:
     """What to mount where. *meta_url* may hold a password and never gets into a message; *name* is the volume expected, "" any.
-    With *connection* a FUSE connection that exists is served instead; *state* is the directory of what survives this process.
+    With *connection* a FUSE connection that exists is served instead; *check* says how the storage is looked at before; *state* is the
+    directory of what survives this process.
     With *drain* staged blocks are uploaded before `stop` unmounts: their directory may go with the pod."""
 
     meta_url: str = field(repr=False)
@@ -87,6 +88,7 @@ class MountRequest:
     name: str = ""
     passphrase: str = field(default="", repr=False)
     connection: Connection | None = None
+    check: Check = "full"
     state: str | None = None
     drain: bool = False
 
@@ -267,11 +269,12 @@ class Mount:
             await meta.close_session(leave=True, drain=_LEAVING_DRAIN)
 
     async def _storage(self, setting: Setting) -> ObjectStorage:
-        """The volume's storage, reachable and not another volume's. ConfigError, ObjectError, VolumeError."""
+        """The volume's storage, checked as the request says. ConfigError, ObjectError, VolumeError."""
         config = self._config
         storage = self._open_storage(setting)
         self._opened_storage = storage
-        await check_storage(storage, setting, probing=config.check_storage and not config.read_only)
+        probing = config.check_storage and not config.read_only
+        await check_as(self.request.check, storage, setting, probing=probing)
         return storage
 
     def _open_storage(self, setting: Setting) -> ObjectStorage:

@@ -3,7 +3,7 @@
 Input: the first line is the document of the mount, further ones are commands (quiesce, leave); secrets come only this way.
 Output: one JSON object per line – ready, error, beat, flushed. Standard error carries the log.
 Under a supervisor both go over one socket (`channel`), on which descriptors travel too: the document may bring that of a FUSE
-connection which this worker is to serve in place of a mount of its own (`init`, `resume`), and `ready` brings the supervisor a
+connection which this worker is to serve in place of a mount of its own (`init`, `resume`, `check`), and `ready` brings the supervisor a
 copy of the connection's descriptor, so that a successor can be given it. A worker dies with its supervisor, which is what
 holds the connection. Started by hand, on pipes, the end of input does not end the mount.
 """
@@ -33,6 +33,7 @@ from jfs.mount import config, logs, mountpoint
 from jfs.mount.channel import Channel
 from jfs.mount.process import run
 from jfs.mount.serve import Mount, MountRequest, StorageKeys
+from jfs.mount.storage_check import Check
 
 log = logging.getLogger("jfs.worker")
 BEAT_SECONDS: Final = 10.0
@@ -76,6 +77,7 @@ def parse(line: str, descriptor: int | None = None) -> tuple[MountRequest, dict[
         str(document.get("name") or ""),
         passphrase=passphrase,
         connection=connection,
+        check=_CHECKS.get(document.get("check"), "full"),
         state=str(document["state"]) if document.get("state") else None,
         drain=True,
     )
@@ -88,6 +90,7 @@ def replaces(line: str) -> bool:
     return json.loads(line).get("replace") is True
 
 
+_CHECKS: Final[dict[object, Check]] = {"reachable": "reachable", "none": "none"}
 _KEYS: Final = ("storage", "bucket", "access_key", "secret_key", "session_token")
 
 

@@ -50,6 +50,7 @@ class Volume:
         "name",
         "oldest_ms",
         "phase",
+        "proven",
         "queued",
         "quiescing",
         "read_only",
@@ -76,6 +77,7 @@ class Volume:
         self.successor: frames.Attach | None = None
         self.queued: frames.Update | None = None
         self.former: dict[str, Any] | None = None  # the document to go back to if a changed one does not work
+        self.proven: dict[str, Any] | None = None  # the document that a worker served with
         self.failure: dict[str, Any] | None = None  # what the worker said before it ended
         self.sid = self.restarts = self.stall_ms = self.deaths = 0
         self.repeated = self.repeated_before = 0
@@ -93,13 +95,25 @@ class Volume:
     @property
     def is_attached(self) -> bool:
         """Whether applications have it: a worker serves it, or the next one will on the same connection."""
-        return self.phase is Phase.READY or (self.init is not None and self.ready_at > 0)
+        return self.phase is Phase.READY or self.is_held
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its connection was served, by a worker of this or of a former sidecar, and is not to be lost with a worker."""
+        return self.init is not None and (self.ready_at > 0 or (self.resume and self.resends))
+
+    @property
+    def check(self) -> str:
+        """How the next worker is to look at the storage (`jfs.mount.storage_check`): operations wait for it meanwhile."""
+        if self.former is not None or not self.resume:
+            return "full"
+        return "none" if self.document == self.proven else "reachable"
 
     def inherit(self, former: "Volume") -> None:
         """Take over what a former attachment leaves: figures, and the connection unless a newer one was given."""
         self.sid, self.restarts, self.stall_ms = former.sid, former.restarts, former.stall_ms
         self.repeated_before = former.repeated_before + former.repeated
-        self.ready_at, self.ended_at = former.ready_at, former.ended_at
+        self.ready_at, self.ended_at, self.proven = former.ready_at, former.ended_at, former.proven
         if self.init is None and former.init is not None:
             self.init, self.resume = former.init, True
 

@@ -195,7 +195,7 @@ class Volumes:
         volume.inflight = volume.dirty_bytes = volume.oldest_ms = 0
         given = volume.document
         if volume.init is not None:
-            given = {**given, "init": volume.init, "resume": volume.resume}
+            given = {**given, "init": volume.init, "resume": volume.resume, "check": volume.check}
         return [Start(volume.name, volume.generation, volume.mountpoint, given, volume.init is not None)]
 
     def due(self, name: str) -> list[Action]:
@@ -240,13 +240,16 @@ class Volumes:
         if volume.phase is not Phase.READY or volume.former is not None:
             volume.queued = update
             return []
-        if volume.init is None:
-            message = "this client cannot change options or credentials while it serves; restart the pod"
-            return [Send(frames.error(volume.name, volume.generation, CANNOT_CHANGE, message, False))]
         changed = frames.Attach(
             volume.name, volume.generation, volume.mountpoint, volume.read_only, update.options, update.secrets
         )
-        volume.former, volume.document = volume.document, document(changed)
+        new = document(changed)
+        if new == volume.document:  # a node service that was started again does not know what it told us before
+            return [Send(frames.ready(volume.name, volume.generation))]
+        if volume.init is None:
+            message = "this client cannot change options or credentials while it serves; restart the pod"
+            return [Send(frames.error(volume.name, volume.generation, CANNOT_CHANGE, message, False))]
+        volume.former, volume.document = volume.document, new
         return [Log(f"Volume {volume.name} goes on with other options or credentials."), self._end_worker(volume)]
 
     # --- workers -----------------------------------------------------------------------------------------------
@@ -300,6 +303,7 @@ class Volumes:
             volume.announced = True
             actions.append(Send(frames.ready(name, volume.generation)))
         volume.ended_at, volume.ready_at, volume.former = 0.0, max(now, 1e-9), None
+        volume.proven = volume.document
         actions += self._deposit(volume)
         if volume.queued is not None:
             update, volume.queued = volume.queued, None
@@ -334,7 +338,7 @@ class Volumes:
         if volume.successor is not None:
             return [*actions, *self._replace(volume, volume.successor)]
         gone = volume.phase is Phase.READY and clean
-        if volume.init is not None and volume.ready_at > 0 and not gone:
+        if volume.is_held and not gone:
             return [*actions, *self._succeed(volume, how, now)]
         del self.running[name]
         if volume.init is not None:

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install machine check format lint types imports unit real crash cluster test demo demo-down bench clean
+.PHONY: help install machine check format lint types imports unit real crash cluster chaos test demo demo-down bench clean
 
 # uv lives beside the project, not in the machine; Python is the machine's own: Debian's, which the images have and which is a third
 # faster than one that was built without profiles, or whatever `python3` is.
@@ -59,6 +59,9 @@ crash: machine ## ROUNDS (200) of writer, kill -9 of client, Redis or storage, r
 
 cluster: machine ## tests on a real one-node Kubernetes
 	e2e/twice.sh cluster $(PYTEST) -q -m cluster
+
+chaos: machine ## MINUTES (30) of checksummed I/O in pods while everything under them is killed and paused; a report in reports/ (CHAOS_SEED=… repeats)
+	$(PYTHON) -m e2e.chaos --minutes $(or $(MINUTES),30)
 
 test: check real cluster ## everything
 

@@ -3,13 +3,14 @@
 Used by the demo and by the scenarios, so that both see what a user gets from the chart. Everything may be repeated.
 """
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e import images, tools
+from e2e import cache, images, tools
 from e2e.cluster import Cluster, Kubectl
 from e2e.progress import step
 
@@ -108,6 +109,26 @@ def databases(kubectl: Kubectl) -> None:
         kubectl("apply", "-f", "-", given=manifest("databases"))
         for name in ("postgres", "tikv"):
             kubectl.into(BACKENDS_NAMESPACE)("rollout", "status", f"deployment/{name}", "--timeout=300s", timeout=330)
+
+
+@contextlib.contextmanager
+def running(name: str, keep: bool) -> Iterator[Cluster]:
+    """The one-node cluster of that name with all images and the chart, for as long as the block lasts.
+
+    With `keep` one that is there already is upgraded in place of starting from nothing, and it stays.
+    """
+    archives = {image: images.path(image) for image in images.NAMES}
+    cluster = Cluster.named(name)
+    with cache.locked(f"cluster-{name}"):  # a second run waits instead of taking this one's down
+        try:
+            if not (keep and cluster.healthy()):
+                cluster.up(archives["pause"], archives["coredns"])
+            load(cluster, [archive for image, archive in archives.items() if image not in ("pause", "coredns")])
+            chart(cluster.kubectl(), archives["operator"])
+            yield cluster
+        finally:
+            if not keep:
+                cluster.down()
 
 
 def current() -> Kubectl:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import cache, images, install
+from e2e import install
 from e2e.cluster import Cluster
 from e2e.scenario import Scenario, reported
 
@@ -27,20 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A one-node cluster with the product installed."""
-    archives = {name: images.path(name) for name in images.NAMES}
-    cluster = Cluster.named(os.environ.get("E2E_CLUSTER", "scenarios"))
     keep = os.environ.get("E2E_KEEP") == "1"
-    with cache.locked(f"cluster-{cluster.instance.name}"):  # a second test run waits instead of taking this one's down
-        try:
-            if not (keep and cluster.healthy()):
-                cluster.up(archives["pause"], archives["coredns"])
-            install.load(cluster, [a for name, a in archives.items() if name not in ("pause", "coredns")])
-            install.backends(cluster.kubectl())
-            install.chart(cluster.kubectl(), archives["operator"])
-            yield cluster
-        finally:
-            if not keep:
-                cluster.down()
+    with install.running(os.environ.get("E2E_CLUSTER", "scenarios"), keep) as cluster:
+        install.backends(cluster.kubectl())
+        yield cluster
 
 
 @pytest.fixture

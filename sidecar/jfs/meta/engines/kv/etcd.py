@@ -308,7 +308,7 @@ class EtcdAttempt(Attempt):
         """Compare something that there is, the volume's setting if nothing else: `etcd_outcome` needs it."""
         if not any(self._revisions.values()):
             found = self._database.remembered(SETTING)
-            if found is None:
+            if found is UNKNOWN:
                 (found,) = await self._database.find([SETTING])
             self._revisions[SETTING] = found.revision
 

@@ -11,8 +11,9 @@ import resource
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-from jfs.format.constants import FILE, ROOT
+from jfs.format.constants import DIRECTORY, FILE, ROOT
 from jfs.format.setting import new_setting
 from jfs.meta.connect import connect
 from jfs.meta.model.attr import Attr, Entry
@@ -91,17 +92,18 @@ async def _fill(store: Store, directories: list[int], size: int) -> int:
     while len(directories) * _IN_DIRECTORY < size:
         first = await store.allot("nextInode", _IN_DIRECTORY + 3)
         directory = max(first, 2)  # the very first batch begins with the reserved numbers
-        pieces = [(EdgeKey(ROOT, b"d%d" % directory), Entry(2, directory)), (NodeKey(directory), _attr(2, ROOT))]
+        pieces: list[tuple[Any, Any]] = [
+            (EdgeKey(ROOT, b"d%d" % directory), Entry(DIRECTORY, directory)),
+            (NodeKey(directory), _attr(DIRECTORY, ROOT)),
+        ]
         for number in range(_IN_DIRECTORY):
             ino = directory + 1 + number
             pieces += [(EdgeKey(directory, b"f%d" % number), Entry(FILE, ino)), (NodeKey(ino), _attr(FILE, directory))]
         for start in range(0, len(pieces), _TOGETHER):
 
-            async def operation(
-                tx: Tx, some: list[tuple[EdgeKey | NodeKey, object]] = pieces[start : start + _TOGETHER]
-            ) -> None:
+            async def operation(tx: Tx, some: list[tuple[Any, Any]] = pieces[start : start + _TOGETHER]) -> None:
                 for key, record in some:
-                    tx.put(key, record)  # type: ignore[arg-type]
+                    tx.put(key, record)
 
             await store.run(operation)
         directories.append(directory)

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 from hpack import Encoder
-from jfs.meta.engines.kv import http2, statuses
+from jfs.meta.engines.kv import statuses
 from jfs.meta.engines.kv.calls import Servers
 from jfs.meta.engines.kv.frames import (
     CONTINUATION,
@@ -243,27 +243,17 @@ async def scripted(script: Script, settings: bytes = b"") -> AsyncIterator[str]:
         await asyncio.gather(*serving, return_exceptions=True)
 
 
-async def settled(servers: Servers, where: str) -> http2.Connection:
-    """The connection once the server's settings have come."""
-    connection = await servers.connection(where)
-    async with asyncio.timeout(20):
-        while connection._stream_window == 65_535 and connection._streams == 1 << 30:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-    return connection
-
-
 def answering(*frames: Callable[[int], bytes]) -> Script:
-    """Answers one request with frames, each made for its stream, in one piece and then byte by byte."""
+    """Answers requests with frames, each made for its stream: the first in one piece, others byte by byte."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for piece in (1 << 20, 1):
+        for piece in (1 << 20, *[1] * 20):
             _, stream, _ = await next_frame(reader, DATA)
             data = b"".join(one(stream) for one in frames)
             for at in range(0, len(data), piece):
                 writer.write(data[at : at + piece])
                 await writer.drain()
                 await asyncio.sleep(0)
-        await reader.read()
 
     return script
 
@@ -333,7 +323,6 @@ async def test_small_windows_are_kept_to(servers: Servers) -> None:
         await reader.read()
 
     async with scripted(script, SETTING.pack(INITIAL_WINDOW, 10) + SETTING.pack(MAX_STREAMS, 1)) as where:
-        await settled(servers, where)
         assert await ask(servers, where, "x", b"y" * 100) == b"hello"
     assert seen[5:] == b"y" * 100
 
@@ -345,7 +334,7 @@ async def test_what_a_connection_knows_not_to_have_sent(servers: Servers) -> Non
         await next_frame(reader, DATA)
 
     async with scripted(script, SETTING.pack(MAX_STREAMS, 1)) as where:
-        connection = await settled(servers, where)
+        connection = await servers.connection(where)
         calls = [connection.begin("/a.Service/x", b"", unary=True, within=20) for _ in range(2)]
         ended = await asyncio.gather(*map(connection.receive, calls), return_exceptions=True)
     assert [isinstance(one, Broken) and one.sent for one in ended] == [True, False]

@@ -16,7 +16,19 @@ class Call:
     """*unary*: one message each way; else messages of the server go to those who wait one after the other. *deadline* is of the
     loop's clock."""
 
-    __slots__ = ("buffer", "deadline", "ended", "error", "id", "unary", "unsent", "waiting", "window")
+    __slots__ = (
+        "buffer",
+        "deadline",
+        "ended",
+        "error",
+        "id",
+        "request",
+        "tries",
+        "unary",
+        "unsent",
+        "waiting",
+        "window",
+    )
 
     def __init__(self, unary: bool, deadline: float) -> None:
         self.id = 0  # of its stream, once it has one
@@ -26,6 +38,8 @@ class Call:
         self.waiting: deque[asyncio.Future[bytes]] = deque()
         self.unsent = memoryview(b"")  # what the peer's windows did not let through
         self.window = 0
+        self.request: tuple[bytes, bytes] = b"", b""  # headers and body, for when the peer does not take it yet
+        self.tries = 0
         self.ended = False
         self.error: Exception | None = None
 

@@ -152,6 +152,16 @@ async def _dial(server: str, tls: ssl.SSLContext | None, name: str, within: floa
         connection.close()
         raise Broken("the server does not speak HTTP/2 over TLS", sent=False)
     _stay_awake(transport.get_extra_info("socket"))
+    try:
+        async with asyncio.timeout(within):
+            await connection.settled  # how many calls it takes at a time, for one
+    except BaseException as error:
+        connection.close("nobody waits for it")
+        if isinstance(error, TimeoutError):
+            raise Broken("no HTTP/2 in time", sent=False) from error
+        raise
+    if connection.closed:
+        raise Broken(connection.closed, sent=False)
     return connection
 
 

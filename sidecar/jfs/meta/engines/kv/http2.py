@@ -55,6 +55,8 @@ from jfs.meta.engines.kv.statuses import (
 _LARGEST_WINDOW: Final = (1 << 31) - 1
 _FIRST_WINDOW: Final = 65_535  # of connections, and of streams until the peer says otherwise
 _FRAME_SIZE: Final = 16_384
+_TRIES: Final = 10  # of a request that the peer refuses for now
+_AGAIN: Final = 0.01  # seconds between two of them
 _LAST_STREAM: Final = (1 << 31) - 3
 
 
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._leaving = False
         self._sweep: asyncio.TimerHandle | None = None
         self.closed = ""
+        self.settled: asyncio.Future[None] = self._loop.create_future()  # the peer's settings have come, or never will
 
     # The connection.
 
@@ -110,6 +113,8 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         self.closed = why
+        if not self.settled.done():
+            self.settled.set_result(None)
         if self._sweep is not None:
             self._sweep.cancel()
         calls, self._calls = list(self._calls.values()), {}
@@ -138,6 +143,7 @@ class Connection(asyncio.Protocol):
         return call
 
     def _open(self, call: Call, headers: bytes, body: bytes) -> None:
+        call.request, call.tries = (headers, body), call.tries + 1
         call.id = number = self._next
         self._next += 2
         call.window = self._stream_window
@@ -313,7 +319,7 @@ class Connection(asyncio.Protocol):
         self._next_queued()
 
     def _next_queued(self) -> None:
-        while self._queue and len(self._calls) < self._streams:
+        while self._queue and len(self._calls) < self._streams and not self.closed:
             self._open(*self._queue.popleft())
         if self._leaving and not self._calls and self._transport is not None:
             self._transport.close()
@@ -341,6 +347,8 @@ class Connection(asyncio.Protocol):
             elif name == MAX_FRAME:
                 self._frame = value
         self._write(frame(SETTINGS, ACK, 0, b""))
+        if not self.settled.done():
+            self.settled.set_result(None)
         for call in list(self._calls.values()):
             if call.unsent:
                 self._push(call)
@@ -349,6 +357,10 @@ class Connection(asyncio.Protocol):
     def _take_reset(self, stream: int, code: int) -> None:
         call = self._calls.pop(stream, None)
         if call is None:
+            return
+        if code == REFUSED_STREAM and call.unary and call.tries < _TRIES:  # it was not looked at (RFC 9113, 8.7)
+            self._queue.appendleft((call, *call.request))
+            self._loop.call_later(_AGAIN, self._next_queued)
             return
         if code == REFUSED_STREAM:
             call.fail(Broken("the server refused the request for now", sent=False))

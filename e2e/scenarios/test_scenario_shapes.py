@@ -22,6 +22,7 @@ ENFORCE = {"pod-security.kubernetes.io/enforce": "restricted"}
 POD_RIGHTS = {"runAsUser": 1234, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 CONTAINER_RIGHTS = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 OPEN = "chmod 777 /data; " + documents.IDLE
+STARTED_WITHIN = 400.0  # seconds; a score of pods start at once, and with each of them a sidecar
 FIVE = [f"part{number}" for number in range(5)]
 # What a service mesh puts in: a native sidecar that is there before the application.
 MESH: dict[str, Any] = {"restartPolicy": "Always", "startupProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}
@@ -129,7 +130,7 @@ class Shapes:
     def ready(self, pod: str, scenario: Scenario | None = None) -> Scenario:
         """Wait for a pod of ours; the scenario it is in."""
         scenario = scenario or self.scenario
-        scenario.kubectl.wait(f"pod/{pod}", "condition=Ready")
+        scenario.kubectl.wait(f"pod/{pod}", "condition=Ready", STARTED_WITHIN)
         return scenario
 
     def has_sidecar(self, pod: str, scenario: Scenario | None = None) -> bool:
@@ -178,7 +179,7 @@ def test_jobs_complete(shapes: Shapes) -> None:
     scenario = shapes.scenario
     scenario.kubectl("create", "job", "nightly-1", "--from=cronjob/nightly")
     for job in ("work", "nightly-1"):
-        scenario.kubectl.wait(f"job/{job}", "condition=Complete")
+        scenario.kubectl.wait(f"job/{job}", "condition=Complete", STARTED_WITHIN)
     shapes.ready("open")
     assert scenario.sh("open", "cat /data/work-* | wc -l; cat /data/nightly") == "3\ndone"
 
@@ -270,7 +271,7 @@ def test_a_debugging_container_sees_the_mount(shapes: Shapes) -> None:
     script = "cat /data/to-debug && echo debugged >/data/by-debugger"
     scenario.kubectl("debug", "open", "--profile", "general", *command, "--", "sh", "-c", script)
     until("the debugger to have been there", lambda: scenario.sh("open", "cat /data/by-debugger || true") == "debugged")
-    assert scenario.kubectl.logs("open", "-c", "debugger").strip() == "seen"
+    until("its log", lambda: scenario.kubectl.logs("open", "-c", "debugger").strip() == "seen")
 
 
 def test_read_only_and_for_one_pod_alone(shapes: Shapes) -> None:
@@ -280,10 +281,14 @@ def test_read_only_and_for_one_pod_alone(shapes: Shapes) -> None:
     def phases() -> dict[str, str]:
         return {pod: scenario.kubectl.get("pod", pod)["status"]["phase"] for pod in ("only", "second")}
 
+    def why_pending(pod: str) -> str:
+        conditions = scenario.kubectl.get("pod", pod)["status"]["conditions"]
+        return next(str(each.get("message")) for each in conditions if each["type"] == "PodScheduled")
+
     # whichever came first; the scheduler says why the other one waits
-    until("one pod to run", lambda: sorted(phases().values()) == ["Pending", "Running"])
+    until("one pod to run", lambda: sorted(phases().values()) == ["Pending", "Running"], STARTED_WITHIN)
     (waits,) = [pod for pod, phase in phases().items() if phase == "Pending"]
-    assert "ReadWriteOncePod" in scenario.event(waits, "FailedScheduling")
+    until("the scheduler to say why", lambda: "ReadWriteOncePod" in why_pending(waits))
 
 
 def test_a_mesh_keeps_its_place_among_the_others(shapes: Shapes) -> None:

@@ -41,26 +41,22 @@ def hung_database(cluster: Cluster) -> Iterator[None]:
             os.kill(number, signal.SIGCONT)
 
 
-def stuck(cluster: Cluster, uids: dict[str, str]) -> None:
+def stuck(scenario: Scenario, pods: list[str]) -> None:
     """Wait until a process of each application waits for an answer of its file system."""
 
-    def in_the_kernel(uid: str) -> bool:
-        for number, command in cluster.pod_processes(uid):
+    def in_the_kernel(pod: str) -> bool:
+        for number, command in scenario.cluster.pod_processes(uids[pod]):
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if "jfs" not in command and Path(f"/proc/{number}/wchan").read_text() == "request_wait_answer":
                     return True
         return False
 
-    until("applications to be stuck", lambda: all(in_the_kernel(uid) for uid in uids.values()))
+    uids = {pod: scenario.uid(pod) for pod in pods}
+    until("applications to be stuck", lambda: all(in_the_kernel(pod) for pod in pods))
 
 
 def test_pods_end_whatever_hangs(scenario: Scenario) -> None:
-    """A hung database, then a sidecar stopped with requests in its hands; deleted, by force, with its namespace, and ended by its
-    deadline."""
-    space = Scenario.begin(scenario.cluster, f"{scenario.name}-space")
-    inside = [f"inside-{mode}" for mode in MODES]
-    for mode, pod in zip(MODES, inside, strict=True):
-        space.kubectl.apply(documents.pod(pod, ASKING, {space.volume(mode, sidecar={"mode": mode}): "/data"}))
+    """A hung database, then a sidecar stopped with requests in its hands; deleted, by force, and ended by its deadline."""
     pods: list[str] = []
     for mode in MODES:
         volume = scenario.volume(mode, ready=False, sidecar={"mode": mode})
@@ -69,19 +65,16 @@ def test_pods_end_whatever_hangs(scenario: Scenario) -> None:
             scenario.kubectl.apply(documents.pod(f"{kind}-{mode}", ASKING, {volume: "/data"}, **more))
             pods.append(f"{kind}-{mode}")
     for pod in pods:
-        scenario.kubectl.wait(f"pod/{pod}", "condition=Ready")
-    for pod in inside:
-        space.kubectl.wait(f"pod/{pod}", "condition=Ready")
-    uids = {pod: scenario.uid(pod) for pod in pods} | {pod: space.uid(pod) for pod in inside}
+        scenario.kubectl.wait(f"pod/{pod}", "condition=Ready", seconds=400)  # eight sidecars start at once
+    uids = {pod: scenario.uid(pod) for pod in pods}
 
     with hung_database(scenario.cluster):
-        stuck(scenario.cluster, uids)
-        for pod, uid in uids.items():
-            for number, command in scenario.cluster.pod_processes(uid):
+        stuck(scenario, pods)
+        for pod in pods:
+            for number, command in scenario.cluster.pod_processes(uids[pod]):
                 if not pod.startswith("hung") and "jfs" in command:
                     os.kill(number, signal.SIGSTOP)
         began = time.monotonic()
-        space.end()
         for pod in pods:
             if pod.startswith("late"):
                 scenario.kubectl("patch", "pod", pod, "-p", '{"spec":{"activeDeadlineSeconds":1}}')
@@ -91,16 +84,15 @@ def test_pods_end_whatever_hangs(scenario: Scenario) -> None:
         took: dict[str, float] = {}
 
         def all_gone() -> bool:
-            for pod, uid in uids.items():
-                left = scenario.left_of(uid)
+            for pod in pods:
+                left = scenario.left_of(uids[pod])
                 if pod.startswith("late"):  # its object stays, and with it the kubelet's directory
                     left = [line for line in left if not line.startswith("directory: /var/lib/kubelet/pods/")]
                 if pod not in took and not left:
                     took[pod] = time.monotonic() - began
-            return len(took) == len(uids)
+            return len(took) == len(pods)
 
         until("nothing to be left of any pod", all_gone, pause=1)
         print("seconds until nothing was left:", {pod: round(seconds, 1) for pod, seconds in took.items()})
         ended = [pod for pod in pods if not pod.startswith("late")]
         until("the pods to be gone", lambda: not any(scenario.kubectl.find("pod", pod) for pod in ended))
-        until("the namespace to be gone", lambda: not scenario.kubectl.find("namespace", space.name))

@@ -107,3 +107,13 @@ def test_what_the_mounts_answer(
 def test_kinds_at() -> None:
     assert "proc" in kinds_at("/proc")
     assert kinds_at("/no/such/mount point") == []
+
+
+def test_who_can_ask_the_supervisor_never_waits_for_the_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stat that waits for a dead worker's answer cannot be killed: it would keep the container from ending."""
+    (tmp_path / "volumes" / "one").mkdir(parents=True)
+    (tmp_path / "volumes" / "two").mkdir()
+    monkeypatch.setattr(ready, "kinds_at", lambda path: ["fuse.juicefs"])
+    monkeypatch.setattr(ready, "served", lambda directory, seconds: {"one": "ready", "two": "starting"})
+    monkeypatch.setattr(ready, "_ask", lambda path: pytest.fail(f"{path} was asked"))
+    assert ready.missing(str(tmp_path)) == "Not ready: volume two does not answer."

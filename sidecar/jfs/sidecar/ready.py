@@ -1,10 +1,12 @@
 """`jfs ready --control DIR`: the sidecar's startup probe. Exit status 0 only if every volume of the pod works.
 
-A volume works if a FUSE file system lies on its directory *and* that file system answers stat of its root with inode 1:
-a line in mountinfo alone may be a dead mount. In restricted mode the file system lies where this container does not see it; then
-the supervisor is asked (`probe.py`), whose worker is ready when it has read the root. Each stat runs in a child process,
-because a hung mount can hold its caller beyond the reach of a signal; at the deadline the probe answers without it, and the
-child ends with the mount. Started every second: standard library only, and little of it.
+The supervisor is asked (`probe.py`), whose worker is ready when it has read the root; in restricted mode the file system lies where this
+container does not see it anyway. Nothing here may wait for the mount: a stat whose answer a dead worker owes cannot be killed, the
+container would not end before it, and so no other worker would ever come.
+Only where there is no supervisor to ask (no state directory, so the mount dies with its worker) a volume works if a FUSE file
+system lies on its directory *and* that file system answers stat of its root with inode 1: a line in mountinfo alone may be a dead
+mount. Each stat runs in a child process; at the deadline the probe answers without it, and the child ends with the mount.
+Started every second: standard library only, and little of it.
 """
 
 import os
@@ -40,12 +42,15 @@ def missing(control: str, seconds: float = DEADLINE_SECONDS) -> str | None:
         return f"No volume is published in {directory} yet."
     problems: dict[str, str] = {}
     waiting: dict[int, str] = {}
-    unseen: list[str] = []
+    phases = served(CONFIGURED, seconds)
     for name in names:
         path = os.path.join(directory, name)
+        if phases is not None and phases.get(name) == READY:
+            continue
         if not any(kind == "fuse" or kind.startswith("fuse.") for kind in kinds_at(path)):
             problems[name] = "is not mounted"
-            unseen.append(name)
+        elif phases is not None:
+            problems[name] = "does not answer"
         else:
             waiting[_ask(path)] = name
     deadline = time.monotonic() + seconds
@@ -61,10 +66,6 @@ def missing(control: str, seconds: float = DEADLINE_SECONDS) -> str | None:
                 problems[name] = "is not a JuiceFS root" if answer == _NO_ROOT else "is dead"
     for descriptor in waiting:
         os.close(descriptor)
-    phases = served(CONFIGURED, seconds) if unseen else None
-    for name in unseen:
-        if (phases or {}).get(name) == READY:
-            del problems[name]
     if not problems:
         return None
     return "Not ready: " + "; ".join(f"volume {name} {problem}" for name, problem in sorted(problems.items())) + "."

@@ -7,6 +7,7 @@ from jfs.errors import ObjectForbidden, ObjectUnavailable, StorageMissing, Volum
 from jfs.format.setting import new_setting
 from jfs.mount import storage_check
 from jfs.mount.storage_check import UUID_OBJECT, Check, check_as
+from jfs.object.base import Data
 from jfs.object.memory import MemoryStorage
 
 SETTING = new_setting("demo", "11111111-2222-3333-4444-555555555555", trash_days=0, bucket="/var/jfs/")
@@ -19,7 +20,7 @@ class Away(MemoryStorage):
         super().__init__()
         self._error, self._until = error, until
 
-    async def get(self, key: str, offset: int = 0, length: int = -1) -> bytes:
+    async def get(self, key: str, offset: int = 0, size: int = -1) -> Data:
         if self._until is not None:
             await self._until.wait()
         raise self._error

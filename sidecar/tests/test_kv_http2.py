@@ -62,8 +62,8 @@ class Service(grpc.GenericRpcHandler):
         self.called = asyncio.Event()
         self.release = asyncio.Event()
 
-    def service(self, details: Any) -> Any:
-        method = details.method.rpartition("/")[2]
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method.rpartition("/")[2]
         if method == "upper":
             return grpc.stream_stream_rpc_method_handler(self.upper)
         return grpc.unary_unary_rpc_method_handler(getattr(self, method)) if hasattr(self, method) else None
@@ -312,6 +312,7 @@ async def test_small_windows_are_kept_to(servers: Servers) -> None:
     seen = bytearray()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        flags = stream = 0
         while len(seen) < 5 + 100:
             flags, stream, body = await next_frame(reader, DATA)
             assert len(body) <= 10
@@ -354,7 +355,7 @@ def test_a_request_is_constant_bytes() -> None:
 
     for token in ("", "secret"):
         block = request_headers("host:1", "/a.B/C" * 40, token, secure=True)
-        decoded = Decoder().decode(block)
-        assert dict(decoded)[":path"] == "/a.B/C" * 40
-        assert dict(decoded).get("token", "") == token
+        decoded = dict(Decoder().decode(block, raw=True))
+        assert decoded[b":path"] == b"/a.B/C" * 40
+        assert decoded.get(b"token", b"") == token.encode()
     assert statuses.RESETS[statuses.CANCEL] == statuses.CANCELLED

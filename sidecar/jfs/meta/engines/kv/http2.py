@@ -95,8 +95,8 @@ class Connection(asyncio.Protocol):
         more = frame(WINDOW, 0, 0, U32.pack(_LARGEST_WINDOW - _FIRST_WINDOW))
         transport.write(PREFACE + frame(SETTINGS, 0, 0, settings) + more)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end(str(error or "the server closed the connection"))
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(str(exc or "the server closed the connection"))
 
     @property
     def usable(self) -> bool:

@@ -153,6 +153,7 @@ def test_columns_are_printed(plane: ControlPlane) -> None:
         "Ready",
         "Reason",
         "Capacity",
+        "Pods",
         "PV",
         "Reclaim",
         "Age",

@@ -329,7 +329,9 @@ EVERYWHERE: dict[str, set[Right]] = {
     },
     "juicefs-node": {("events", "", "create patch"), ("pods", "", "get")},
     "juicefs-operator": {
+        ("csinodes.storage.k8s.io", "", "get"),
         ("events", "", "get list watch create patch"),
+        ("juicefsnodes.juicefs.io", "", "get list watch"),
         ("juicefssecrets.juicefs.io", "", "get list watch patch"),
         ("juicefssecrets.juicefs.io/finalizers", "", "update"),
         ("juicefssecrets.juicefs.io/status", "", "get patch"),
@@ -337,15 +339,18 @@ EVERYWHERE: dict[str, set[Right]] = {
         ("juicefsvolumes.juicefs.io/finalizers", "", "update"),
         ("juicefsvolumes.juicefs.io/status", "", "get patch"),
         ("persistentvolumeclaims", "", "get list watch create patch delete"),
+        ("mutatingwebhookconfigurations.admissionregistration.k8s.io", "juicefs-webhook", "get"),
+        ("namespaces", "", "get"),
         ("persistentvolumes", "", "get list watch create patch delete"),
-        ("pods", "", "list"),
+        ("pods", "", "get list"),
         ("secrets", "", "get list watch"),
     },
 }
 AT_HOME: dict[str, set[Right]] = {
     "juicefs-webhook": {("secrets", "juicefs-webhook-tls", "get update")},
-    "juicefs-node": set(),
+    "juicefs-node": {("juicefsnodes.juicefs.io", "", "create patch")},
     "juicefs-operator": {
+        ("juicefsnodes.juicefs.io", "", "get list watch delete"),
         ("leases.coordination.k8s.io", "", "create"),
         ("leases.coordination.k8s.io", "juicefs-operator", "get update"),
         ("secrets", "", "get list watch create patch delete"),

@@ -414,6 +414,20 @@ def test_what_may_not_be_looked_at_is_said(cluster: Cluster) -> None:
     assert "operations wait for a sidecar" in cluster.answer()["cause"]
 
 
+def test_a_node_service_that_has_not_told_yet_is_no_problem(cluster: Cluster) -> None:
+    """Right after a pod's start its node's object is seconds behind, while the startup probe has looked through the mount."""
+    cluster.entry.update(state="Pending", since="")
+    text, code = cluster.ask()
+    assert code == Exit.WELL, text
+    assert "has not told of that yet" in text
+    assert cluster.juicefs is not None
+    entry = {**cluster.entry, "node": "node-1"}
+    cluster.juicefs["status"] = {"conditions": list(cluster.conditions.values()), "attachments": [entry], "pods": 1}
+    text, code = cluster.ask("jfsv/shared")
+    assert code == Exit.WELL, text
+    assert "it is not mounted yet" in text
+
+
 def test_a_juicefs_volume(cluster: Cluster) -> None:
     assert cluster.answer("jfsv/shared")["verdict"] == "well"
     unreachable(cluster)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cryptography import x509
+from jfs_api import attachments as words
 from jfs_api import names
 
 from jfs_operator.api import Object, is_deleting, metadata
@@ -246,8 +247,14 @@ def _pods(subject: str, body: Object) -> Iterator[Finding]:
     mountable = _conditions(body).get(names.MOUNTABLE, ("", "", ""))
     if mountable[0] == "False":
         yield note(subject, f"{names.MOUNTABLE}=False ({mountable[1]}): {mountable[2]}")
-    bad = [entry for entry in status.get("attachments") or [] if entry.get("state") != "Attached"]
+    bad = [entry for entry in status.get("attachments") or [] if entry.get("state") != words.ATTACHED]
     for entry in bad[:5]:
+        if entry.get("state") == words.PENDING:  # a pod that starts; only the pod shows whether it should have by now
+            yield note(
+                f"pod {entry['pod']}",
+                f"On node {entry['node']} it is not mounted yet; jfs doctor -n {metadata(body)['namespace']} {entry['pod']}",
+            )
+            continue
         yield problem(
             f"pod {entry['pod']}",
             f"On node {entry['node']} the volume is {entry['state']}: {entry.get('message') or 'no more is known'}.",

@@ -129,6 +129,9 @@ def attachments(facts: Facts) -> Iterator[Finding]:
         subject = f"attachment {volume.name}"
         if entry is None:
             yield note(subject, "The node service has not told of it (yet).")
+        elif entry.state == words.PENDING and (status(facts.pod) or {}).get("started"):
+            # Its startup probe looks through each mount; node services tell news every few seconds.
+            yield note(subject, "The sidecar has mounted it; the node service has not told of that yet.")
         elif entry.state == words.ATTACHED:
             stall = "" if entry.last_stall_ms is None else f", the last of which cost {entry.last_stall_ms} ms"
             yield ok(subject, f"Served since {entry.since or 'just now'}; {entry.restarts} takeovers{stall}.")

@@ -74,9 +74,11 @@ def test_report_has_a_row_per_step_and_medians() -> None:
 def test_publish_durations_come_from_the_metrics() -> None:
     text = """# HELP jfs_csi_publish_seconds Duration
 jfs_csi_publish_seconds_bucket{kind="data",le="0.005"} 1.0
+jfs_csi_publish_seconds_bucket{kind="data",le="0.01"} 2.0
+jfs_csi_publish_seconds_bucket{kind="data",le="+Inf"} 4.0
 jfs_csi_publish_seconds_count{kind="data"} 4.0
 jfs_csi_publish_seconds_sum{kind="data"} 0.1
-jfs_csi_publish_seconds_count{kind="control"} 0.0
-jfs_csi_publish_seconds_sum{kind="control"} 0.0
+jfs_csi_publish_seconds_bucket{kind="control",le="0.005"} 0.0
+jfs_csi_publish_seconds_bucket{kind="control",le="+Inf"} 0.0
 """
-    assert report.publish_seconds(text) == {"control": (0, 0.0), "data": (4, 0.025)}
+    assert report.publish_seconds(text) == {"control": (0, 0.005), "data": (4, 0.01)}

@@ -175,7 +175,7 @@ while true; do
   i=$((i + 1))
   echo $i >&3 && echo $i >/data/$HOSTNAME.new && mv /data/$HOSTNAME.new /data/$HOSTNAME.count &&
     test "$(cat /data/$HOSTNAME.count)" = $i || { echo failed at $i; exit 1; }
-  echo $i >/tmp/count
+  echo $i >/tmp/count.new && mv /tmp/count.new /tmp/count
 done"""
 
 

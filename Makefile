@@ -49,7 +49,8 @@ imports: install
 unit: install ## fast tests: no servers, no root
 	$(PYTEST) -q -n $(UNIT_WORKERS) -m "not real and not cluster"
 
-check: lint imports types unit ## formatting, linters, types, import rules, unit tests: about a minute
+check: install ## formatting, linters, types, import rules, unit tests, side by side: about a minute
+	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint imports types unit
 
 real: machine ## tests against the real JuiceFS, Redis, SeaweedFS and kernel mounts
 	e2e/twice.sh real $(PYTEST) -q -m real

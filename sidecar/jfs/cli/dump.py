@@ -100,8 +100,8 @@ async def _dump(options: argparse.Namespace, password: str) -> int:
             root = await _directory(store, options.subdir) if options.subdir.strip("/") else ROOT
             dump = Dump(store, setting, root=root, keep_secrets=options.keep_secret_key, skip_trash=options.skip_trash)
             before = 0
-            async for piece in dump.pieces():
-                file.write(piece.encode("utf-8", "surrogateescape"))
+            async for piece in dump.encoded():
+                file.write(piece)
                 progress.advance(dump.entries - before)
                 before = dump.entries
     finally:

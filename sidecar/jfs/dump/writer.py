@@ -48,6 +48,11 @@ class Dump:
         self._with_xattrs: set[int] = set()
         self.entries = 0  # written so far
 
+    async def encoded(self) -> AsyncIterator[bytes]:
+        """The document as it is written to a file."""
+        async for piece in self.pieces():
+            yield piece.encode("utf-8", "surrogateescape")
+
     async def pieces(self) -> AsyncIterator[str]:
         """The document."""
         async for key, _ in self._store.scan(XattrKey):

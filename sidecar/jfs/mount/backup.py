@@ -30,7 +30,6 @@ from jfs.object.base import ObjectStorage
 
 log = logging.getLogger("jfs.mount")
 
-SHORTEST: Final = 300.0  # seconds between two backups; the real client refuses less
 _LAST: Final = XattrKey(ROOT, b"lastBackup")
 _MANY: Final = 1_000_000  # inodes that an hourly backup takes too long for
 _HOUR: Final = 3600.0
@@ -200,8 +199,8 @@ async def _write(source: dict[str, str | bool], out: IO[bytes]) -> None:
     try:
         dump = Dump(store, await load_setting(store), skip_trash=bool(source["skip_trash"]))
         with gzip.GzipFile(fileobj=out, mode="wb", filename="", mtime=0, compresslevel=6) as file:
-            async for piece in dump.pieces():
-                file.write(piece.encode("utf-8", "surrogateescape"))
+            async for piece in dump.encoded():
+                file.write(piece)
     finally:
         await store.close()
 

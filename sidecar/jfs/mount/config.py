@@ -117,6 +117,9 @@ class MountConfig:
         return frozenset(name for name, wanted in names if wanted)
 
 
+_LEAST_BACKUP: Final = 300.0  # seconds; the real client refuses less, too
+
+
 def _switch(option: str, text: str) -> bool:
     return choice("on", "off")(option, text) == "on"
 
@@ -165,7 +168,7 @@ def _umask(option: str, text: str) -> int:
 
 def _backup(option: str, text: str) -> float:
     interval = duration(option, text)
-    if 0 < interval < 300:
+    if 0 < interval < _LEAST_BACKUP:
         raise ConfigError(f"option {option}: {text!r} must be 5m or more, or 0 for no backups")
     return interval
 

@@ -158,7 +158,8 @@ def test_the_doctor_works_with_a_tenants_rights(scenario: Scenario) -> None:
             command = [*scenario.kubectl.prefix, program, "doctor", "--kubeconfig", file.name, "app"]
             return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    until("the attachment in the status", lambda: list(attachments(scenario)) == ["app"])
+    # The operator adds what the node service tells a moment after it has seen the pod.
+    until("the attachment in the status", lambda: attachments(scenario).get("app", {}).get("state") == "Attached")
     done = ask()
     print(done.stdout + done.stderr)
     assert done.returncode == 3, done.stdout + done.stderr

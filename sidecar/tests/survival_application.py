@@ -129,7 +129,10 @@ def unpack(where: Path, rnd: random.Random) -> None:
 
     def right(path: Path) -> bool:
         found = path.stat()
-        return known[path] == (path.read_bytes(), found.st_mtime_ns, found.st_uid, found.st_mode & 0o7777)
+        content, *attributes = known[path]
+        attributes_found = [found.st_mtime_ns, found.st_uid, found.st_mode & 0o7777]
+        assert attributes_found == attributes, f"{path}: {attributes_found}, set were {attributes}"
+        return content == path.read_bytes()
 
     while not ended:
         path = where / f"file{len(known)}"

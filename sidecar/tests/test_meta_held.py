@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jfs.errors import FsError
@@ -14,6 +15,7 @@ from jfs.meta.model.keys import NodeKey
 from jfs.meta.operations.attributes import AttrChange
 from jfs.meta.volume import SUPERUSER, Caller, Meta
 from jfs.meta.volume.held import merged_onto
+from jfs.survival.attributes import SetAttributes
 from meta_volumes import Volume, volume
 from store_engines import ALL
 
@@ -135,6 +137,52 @@ async def test_what_another_client_changed_meanwhile_stays(made: Volume) -> None
     await meta.settle_attrs(ino)
     attr = await stored(meta, ino)
     assert (attr.mode, attr.uid, attr.mtime) == (0o700, 5, TIME // SECOND + 1)
+
+
+async def test_nothing_is_held_while_a_commit_is_under_way(made: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A successor could not tell whether the record is what it was, or what that commit made of it."""
+    meta = await made.client(hold_attrs=60.0)
+    ino = await young(meta)
+    id = await meta.new_slice_id()
+    began, go_on, run = asyncio.Event(), asyncio.Event(), meta.store.run
+
+    async def slow(*what: Any, **more: Any) -> Any:
+        began.set()
+        await go_on.wait()
+        return await run(*what, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta.store, "run", slow)
+        commits = asyncio.create_task(meta.commit_slice(ino, 0, 0, Slice(0, id, 100, 0, 100), meta._clock()))
+        await began.wait()
+        assert meta.hold_attrs(SUPERUSER, ino, AttrChange(mtime=TIME)) is None
+    go_on.set()
+    await commits
+    assert meta.hold_attrs(SUPERUSER, ino, AttrChange(mtime=TIME)) is not None
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["committed", "outcome-unknown"])
+async def test_a_successor_does_not_move_a_time_that_was_set(made: Volume, tmp_path: Path, known: bool) -> None:
+    """The first piece was committed with the time, and the process ended; the second was written before the time was set, too."""
+    path = tmp_path / "attributes"
+    meta, successor = await made.client(hold_attrs=60.0), await made.client(hold_attrs=60.0)
+    meta.keep_attrs(SetAttributes(str(path)))
+    ino = await young(meta)
+    assert meta.hold_attrs(SUPERUSER, ino, AttrChange(mtime=TIME, mode=0o640)) is not None
+    before = path.read_bytes()
+    await commit(meta, ino)
+    if not known:
+        path.write_bytes(before)
+    successor.keep_attrs(SetAttributes(str(path)))
+    assert successor.holds_mtime(ino)
+    assert (await successor.getattr(ino)).mtime == TIME // SECOND
+    await commit(successor, ino, pos=100)
+    attr = await stored(successor, ino)
+    assert (attr.mtime, attr.mtimensec, attr.mode) == (TIME // SECOND, 5, 0o640)
+    assert successor.hold_attrs(SUPERUSER, ino, AttrChange(mode=0o600)) is None
+    await successor.setattr(SUPERUSER, ino, AttrChange(mode=0o600))
+    assert (await stored(meta, ino)).mode == 0o600
+    assert SetAttributes(str(path)).left() == []
 
 
 async def test_a_file_that_another_client_removed_holds_nothing(made: Volume) -> None:

@@ -47,7 +47,7 @@ def start(kind: str, where: Path) -> "subprocess.Popen[str]":
 
 
 def end(application: "subprocess.Popen[str]") -> dict[str, object]:
-    """What it says at its end."""
+    """What it says at its end, which may have come by itself."""
     application.terminate()
     said = json.loads(application.communicate(timeout=60)[0].splitlines()[-1])
     assert not said["error"], said["error"]
@@ -87,7 +87,8 @@ def test_applications_do_not_notice_that_workers_are_killed(volume: Volume, tmp_
         try:
             for _ in range(KILLS):
                 time.sleep(rnd.uniform(0.05, 0.8))
-                assert all(application.poll() is None for application in applications)
+                for application in applications:
+                    assert application.poll() is None, end(application)
                 before = served()
                 pod.kill_worker()
                 if rnd.random() < 0.8:  # else the next one may die before it serves

@@ -114,6 +114,25 @@ def test_set_attributes(tmp_path: Path) -> None:
     assert SetAttributes(path).left() == []
 
 
+def test_of_attributes_kept_twice_the_later_count(tmp_path: Path) -> None:
+    """A kill between the two stores of `put` leaves both; the former must not come back when the later is dropped."""
+    path = tmp_path / "attributes"
+    kept = SetAttributes(str(path))
+    for turn in range(3):
+        kept.put(Set(5, b"before", b"%d" % turn, False))
+        earlier = path.read_bytes()
+        kept.put(Set(5, b"before", b"%d" % (turn + 1), False))
+        later = path.read_bytes()
+        both = bytes(other or one for one, other in zip(earlier, later, strict=True))  # a freed slot keeps its body
+        path.write_bytes(both)
+        successor = SetAttributes(str(path))
+        assert successor.left() == [Set(5, b"before", b"%d" % (turn + 1), False)]
+        successor.drop(5)
+        assert SetAttributes(str(path)).left() == []
+        path.write_bytes(later)
+        kept = SetAttributes(str(path))
+
+
 def test_the_arena_gives_back_what_was_in_it(tmp_path: Path) -> None:
     arena = Arena(str(tmp_path / "data"), BLOCK)
     whole, small, larger = arena.take(BLOCK), arena.take(64 << 10), arena.take(256 << 10)

@@ -32,6 +32,8 @@ async def restore(handlers: Handlers) -> int:
             continue
         opened = handlers.files.restore(handle.fh, handle.ino, handle.flags, attr)
         opened.owners = set(handle.owners) or None
+        if meta.holds_mtime(handle.ino):
+            handlers.files.set_times(handle.ino)
     if lost:
         log.warning("%d files that were open without a name are gone", lost)
     for handle in handles:

@@ -11,10 +11,16 @@ from jfs.errors import FsError
 from jfs.survival.records import Records
 
 log = logging.getLogger(__name__)
-_SLOT: Final = struct.Struct("<IIQII")  # used, flag, inode, sizes of the two records
+_SLOT: Final = struct.Struct("<IIQII")  # order, flag, inode, sizes of the two records
 _BODY: Final = struct.Struct("<IQII")
 _U32: Final = struct.Struct("<I")
 _SIZE: Final = 256
+_WRAP: Final = 1 << 32
+
+
+def _later(one: int, other: int) -> bool:
+    """Whether *one* was counted after *other*, round the end of 32 bits."""
+    return 0 < (one - other) % _WRAP < _WRAP // 2
 
 
 class Set(NamedTuple):
@@ -32,24 +38,36 @@ class SetAttributes:
     def __init__(self, path: str | None = None) -> None:
         self._records = Records(_SIZE, path) if path is not None else None
         self._slots: dict[int, int] = {}
-        self._left: list[Set] = []
-        records = self._records
-        if records is None:
-            return
+        self._last = 0  # the order of the last one kept; 0 is a free slot
+        self._left: dict[int, Set] = {}
+        if self._records is not None:
+            self._load(self._records)
+
+    def _load(self, records: Records) -> None:
+        orders: dict[int, int] = {}
         for slot in range(len(records)):
-            if records.used(slot):
-                at = records.at(slot)
-                _, flag, ino, size, other = _SLOT.unpack_from(records.buffer, at)
-                body = bytes(records.buffer[at + _SLOT.size : at + _SLOT.size + size + other])
-                self._slots[ino] = slot
-                self._left.append(Set(ino, body[:size], body[size:], bool(flag)))
+            if not records.used(slot):
+                continue
+            at = records.at(slot)
+            order, flag, ino, size, other = _SLOT.unpack_from(records.buffer, at)
+            if not self._last or _later(order, self._last):
+                self._last = order
+            former = self._slots.get(ino)
+            if former is not None and _later(orders[ino], order):
+                records.give(slot)
+                continue
+            if former is not None:
+                records.give(former)
+            body = bytes(records.buffer[at + _SLOT.size : at + _SLOT.size + size + other])
+            self._slots[ino], orders[ino] = slot, order
+            self._left[ino] = Set(ino, body[:size], body[size:], bool(flag))
 
     def left(self) -> list[Set]:
-        """What a predecessor had answered and not committed."""
-        return self._left
+        """What a predecessor had answered and not committed, one of each inode."""
+        return list(self._left.values())
 
     def put(self, one: Set) -> None:
-        """Keep it, in place of what was kept of that inode: another slot first, so that a kill leaves the one or the other."""
+        """Keep it, in place of what was kept of that inode: another slot first, so that a kill leaves the one or both, in order."""
         records = self._records
         if records is None or len(one.base) + len(one.want) > _SIZE - _SLOT.size:
             return
@@ -62,7 +80,8 @@ class SetAttributes:
         body = one.base + one.want
         buffer[at + _SLOT.size : at + _SLOT.size + len(body)] = body
         _BODY.pack_into(buffer, at + 4, one.flag, one.ino, len(one.base), len(one.want))
-        _U32.pack_into(buffer, at, 1)
+        self._last = (self._last + 1) % _WRAP or 1
+        _U32.pack_into(buffer, at, self._last)
         former = self._slots.get(one.ino)
         self._slots[one.ino] = slot
         if former is not None:
@@ -77,7 +96,7 @@ class SetAttributes:
     def clear(self) -> None:
         """Forget everything."""
         self._slots.clear()
-        self._left = []
+        self._left = {}
         if self._records is not None:
             self._records.clear()
 

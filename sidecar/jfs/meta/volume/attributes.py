@@ -72,6 +72,8 @@ class Attributes(Reads):
         logged = self.store.change_log is not None
         if held is None or logged or not self.options.hold_attrs or change.flags is not None or held.base.access_acl:
             return None
+        if held.unknown:
+            return None
         if self._quotas is not None and (change.uid, change.gid) != (None, None):
             return None
         now = self._clock()
@@ -96,6 +98,11 @@ class Attributes(Reads):
         held = self._held.get(ino)
         return held is not None and not held.is_clean
 
+    def holds_mtime(self, ino: int) -> bool:
+        """Whether the time of the last write was set after it, and stays when what was written before is committed."""
+        held = self._held.get(ino)
+        return held is not None and held.mtime
+
     def wrote(self, ino: int) -> None:
         """Data were written: their time replaces one that was set before."""
         held = self._held.get(ino)
@@ -107,7 +114,7 @@ class Attributes(Reads):
         """An own commit about the names of *ino* has left *attr*, which the caches learn; with what is held of a young file."""
         held = self._held.get(ino)
         if held is not None:
-            held.committed(attr, held.base)
+            held.relinked(attr, held.base)
             attr = held.want
         self._cache.set_attr(ino, attr)
         return attr
@@ -138,6 +145,7 @@ class Attributes(Reads):
                 tx.put(NodeKey(ino), attr)
             return attr, taken
 
+        held.unknown += 1
         attr, taken = await self.store.run(operation, near=(ino,))
         if attr is None:
             self._held.forget(ino)

@@ -91,6 +91,8 @@ class Contents(Entries):
         now, rules = self._clock(), self._rules()
         held = self._held.get(ino)
         taken = held.want if held is not None else None
+        if held is not None:
+            held.unknown += 1
 
         async def operation(tx: Tx) -> Written:
             nonlocal taken

@@ -23,21 +23,24 @@ def merged_onto(before: Attr, after: Attr, base: Attr, want: Attr, *, mtime: boo
         attr = attr._replace(gid=want.gid)
     if (want.atime, want.atimensec) != (base.atime, base.atimensec) == (before.atime, before.atimensec):
         attr = attr._replace(atime=want.atime, atimensec=want.atimensec)
-    if mtime and (before.mtime, before.mtimensec) == (base.mtime, base.mtimensec):
+    # The time may be there already: an earlier commit, whose outcome nobody learned, has set it, and this one must not move it.
+    if mtime and (before.mtime, before.mtimensec) in ((base.mtime, base.mtimensec), (want.mtime, want.mtimensec)):
         attr = attr._replace(mtime=want.mtime, mtimensec=want.mtimensec)
     return attr
 
 
 class Held:
     """One young file: *base* is its record as last committed here, *want* what was set since. *mtime*: the time of the last write was
-    set after the last write, so that commits of what was written before do not move it."""
+    set after the last write, so that commits of what was written before do not move it. *unknown*: commits of the record that are under
+    way or have failed; until it is 0, `base` may not be the record, and what is set then could look like older than that."""
 
-    __slots__ = ("base", "mtime", "want")
+    __slots__ = ("base", "mtime", "unknown", "want")
 
     def __init__(self, attr: Attr) -> None:
         self.base = attr
         self.want = attr
         self.mtime = False
+        self.unknown = 0
 
     @property
     def is_clean(self) -> bool:
@@ -49,7 +52,12 @@ class Held:
         return merged_onto(before, after, self.base, self.want, mtime=self.mtime)
 
     def committed(self, attr: Attr, taken: Attr) -> None:
-        """The record is *attr* now; it took over *taken*, which `want` was when the transaction began."""
+        """A commit counted in `unknown` has made the record *attr*; it took over *taken*, which `want` was when it began."""
+        self.unknown -= 1
+        self.relinked(attr, taken)
+
+    def relinked(self, attr: Attr, taken: Attr) -> None:
+        """The record is *attr* now, in which *taken* is."""
         if self.want is taken:
             self.want = attr
         else:
@@ -88,7 +96,7 @@ class HeldAttrs:
         held = self._young.get(ino)
         if self.kept is None or held is None:
             return
-        if held.is_clean:
+        if held.is_clean and not held.mtime:
             self.kept.drop(ino)
         else:
             self.kept.put(Set(ino, held.base.pack(), held.want.pack(), held.mtime))
@@ -98,7 +106,9 @@ class HeldAttrs:
         self.kept = kept
         for one in kept.left():
             held = self._young[one.ino] = Held(unpack_attr(one.base))
-            held.want, held.mtime = unpack_attr(one.want), one.flag
+            held.mtime, held.unknown = one.flag, 1
+            if one.want != one.base:
+                held.want = unpack_attr(one.want)
         return bool(self._young)
 
     def shown(self, ino: int, attr: Attr) -> Attr:

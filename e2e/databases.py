@@ -159,6 +159,7 @@ class Postgres(SqlServer):
     def _command(self) -> list[str]:
         options = ["-D", f"{self.folder}/data", "-p", str(self.port), "-k", str(self.folder), "-c", "fsync=off"]
         options += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+        options += ["-c", "dynamic_shared_memory_type=mmap"]  # goes with the folder, also when the server is killed
         return [str(self._programs / "postgres"), *options]
 
     def _may_be_tried_again(self) -> bool:

@@ -83,6 +83,7 @@ class Volume:
     bucket: Path
     name: str = "test-volume"
     options: list[str] = field(default_factory=list)
+    examined: bool = True  # after each clean end of a mount by this client; not where a test damages it, or nobody can read it
 
     def format(self, *options: str, by_real: bool = False) -> "Volume":
         self.bucket.mkdir(exist_ok=True)
@@ -101,7 +102,7 @@ class Mounted:
 
     def __init__(self, volume: Volume, where: Path, *options: str) -> None:
         where.mkdir(exist_ok=True)
-        self.where = where
+        self.where, self._volume = where, volume
         self.log = where.with_name(where.name + ".log")
         self._file = self.log.open("ab")
         arguments = [*JFS, "mount", "--metrics", "", *options, volume.url, str(where)]
@@ -125,7 +126,7 @@ class Mounted:
             run("umount", "-l", str(self.where))
 
     def end(self) -> None:
-        """SIGTERM: flush, unmount; the status must be 0 and the log without errors."""
+        """SIGTERM: flush, unmount; the status must be 0, the log without errors, and what is left sound."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -139,6 +140,8 @@ class Mounted:
         assert not is_mounted(self.where)
         assert "<ERROR>" not in said, said
         assert "Traceback" not in said, said
+        if self._volume.examined:
+            assert_sound(self._volume)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,24 @@ def test_a_database_that_is_away_is_waited_for(mount: Supervised, tmp_path: Path
     assert reading.communicate(timeout=60)[0] == b"kept"
     run("umount", str(mount.where))
     mount.ended()
+
+
+def test_a_parent_that_fails_takes_its_client_along(volume: Volume, tmp_path: Path) -> None:
+    """Who started it is gone before it can be told that it is mounted."""
+    where, before = tmp_path / "mnt", state()
+    where.mkdir()
+    command = [*JFS, "mount", "-d", "--supervised", "--metrics", "", "--log", f"{tmp_path}/log", volume.url, str(where)]
+    with subprocess.Popen(command) as started:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+        parent = int(eventually(children.read_text, "the background process"))
+        started.kill()
+    eventually(lambda: not os.path.exists(f"/proc/{parent}"), "the parent has ended")
+    assert "BrokenPipe" in (tmp_path / "log").read_text()
+    assert not is_mounted(where)
+    assert state() == before
+    connection = sqlite3.connect(volume.url.removeprefix("sqlite3://"))
+    with contextlib.closing(connection):
+        assert connection.execute("SELECT count(*) FROM jfs_session2").fetchone() == (0,)
 
 
 def test_what_cannot_be_mounted_is_told(tmp_path: Path) -> None:

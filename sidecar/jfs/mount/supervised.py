@@ -62,6 +62,9 @@ class Supervisor:
         try:
             return self._keep_serving(folder, woken[0])
         finally:
+            if self._child:  # a fault of this program: what the client has is stored before its state goes
+                self._pass_on(signal.SIGTERM, None)
+                os.waitpid(self._child, 0)
             if self._attached is not None:
                 self._attached.detach()  # nobody is going to serve it
                 os.close(self._attached.fd)

@@ -83,7 +83,9 @@ class Volume:
     bucket: Path
     name: str = "test-volume"
     options: list[str] = field(default_factory=list)
-    examined: bool = True  # after each clean end of a mount by this client; not where a test damages it, or nobody can read it
+    examined: bool = (
+        True  # after each clean end of a mount by this client; not where a test damages it, or nobody can read it
+    )
 
     def format(self, *options: str, by_real: bool = False) -> "Volume":
         self.bucket.mkdir(exist_ok=True)

@@ -18,15 +18,21 @@ def request(offered: int = OFFERED, minor: int = 45, readahead: int = 131072, op
 
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("resend", [False, True])
+@pytest.mark.parametrize("writeback", [False, True])
 @pytest.mark.parametrize("max_io", ["1M", "128K", "512K"])
 @pytest.mark.parametrize("offered", [OFFERED, OFFERED & ~init.HAS_RESEND, OFFERED & ~init.MAX_PAGES, (1 << 30) - 1])
 @pytest.mark.parametrize("minor", [31, 38, 45])
-def test_it_is_what_the_client_negotiates(read_only: bool, resend: bool, max_io: str, offered: int, minor: int) -> None:
+def test_it_is_what_the_client_negotiates(
+    read_only: bool, resend: bool, writeback: bool, max_io: str, offered: int, minor: int
+) -> None:
     options = [f"max-fuse-io={max_io}", *([] if resend else ["fuse-resend=off"])]
+    options += ["writeback_cache"] if writeback else []
     asked = request(offered, minor)
     reply, agreed = init.answer(asked, init.wishes(options, read_only))
     size = {"1M": 1 << 20, "128K": 128 << 10, "512K": 512 << 10}[max_io]
-    expected, theirs = session.answer(2, asked[40:], size, locks=not read_only, acls=True, resend=resend)
+    expected, theirs = session.answer(
+        2, asked[40:], size, locks=not read_only, acls=True, resend=resend, writeback=writeback
+    )
     assert agreed.to_json() == theirs.record()
     assert reply == expected
 

@@ -350,10 +350,11 @@ def volume(request: pytest.FixtureRequest, open_path: Path) -> Iterator[Volume]:
         check_by_real(volume)
 
 
-def test_like_ext4(volume: Volume, reference: Path, open_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-o", "writeback_cache")], ids=["written-through", "written-back"])
+def test_like_ext4(volume: Volume, reference: Path, open_path: Path, options: tuple[str, ...]) -> None:
     umask = os.umask(0o022)
     try:
-        with mounted(volume, open_path / "mnt", "--enable-xattr", "--skip-dir-mtime", "0s") as where:
+        with mounted(volume, open_path / "mnt", "--enable-xattr", "--skip-dir-mtime", "0s", *options) as where:
             machine = type("Sided", (Machine,), {"places": (reference, where)})
             run_state_machine_as_test(
                 machine,

@@ -26,6 +26,7 @@ DONT_MASK = 1 << 6
 FLOCK_LOCKS = 1 << 10
 AUTO_INVAL_DATA = 1 << 12
 DO_READDIRPLUS = 1 << 13
+WRITEBACK_CACHE = 1 << 16
 READDIRPLUS_AUTO = 1 << 14
 ASYNC_DIO = 1 << 15
 PARALLEL_DIROPS = 1 << 18
@@ -122,12 +123,13 @@ class Wishes:
     max_io: int
     read_only: bool
     resend: bool
+    writeback: bool = False
 
 
 def wishes(options: Iterable[str], read_only: bool) -> Wishes:
     """Of the mount options of a publish. Set-user-ID programs and devices are never allowed: the kernel would believe a
     process of the pod. An option with a bad value counts as not given, because the client refuses it with a sentence."""
-    flags, default_permissions, max_io, resend = MS_NOSUID | MS_NODEV, True, _MOST_IO, True
+    flags, default_permissions, max_io, resend, writeback = MS_NOSUID | MS_NODEV, True, _MOST_IO, True, False
     for option in options:
         name, _, value = option.partition("=")
         flags |= _FLAGS.get(name, 0)
@@ -139,7 +141,9 @@ def wishes(options: Iterable[str], read_only: bool) -> Wishes:
             max_io = _size(value)
         elif name == "fuse-resend":
             resend = value != "off"
-    return Wishes(flags | (MS_RDONLY if read_only else 0), default_permissions, max_io, read_only, resend)
+        elif name == "writeback_cache":
+            writeback = True
+    return Wishes(flags | (MS_RDONLY if read_only else 0), default_permissions, max_io, read_only, resend, writeback)
 
 
 def _size(text: str) -> int:
@@ -166,7 +170,8 @@ def answer(request: bytes, wished: Wishes) -> tuple[bytes, Init]:
         offered |= _INIT_IN_FLAGS2.unpack_from(request, second)[0] << 32
     locks = 0 if wished.read_only else POSIX_LOCKS | FLOCK_LOCKS
     resend = HAS_RESEND | INIT_EXT if wished.resend else 0
-    flags = (_WANTED | locks | resend | POSIX_ACL | DONT_MASK) & offered
+    writeback = WRITEBACK_CACHE if wished.writeback else 0
+    flags = (_WANTED | locks | resend | writeback | POSIX_ACL | DONT_MASK) & offered
     max_write = wished.max_io if flags & MAX_PAGES else min(wished.max_io, 32 * _PAGE)
     agreed = Init(
         major=_MAJOR,

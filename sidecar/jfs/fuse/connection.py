@@ -17,6 +17,7 @@ MAJOR, OLDEST_MINOR, MINOR = 7, 31, 38
 MAX_BACKGROUND: Final = 64
 CONGESTION: Final = 48
 PAGE: Final = 4096
+WRITEBACK_CACHE: Final = 1 << 16  # INIT flag: the kernel keeps what is written for a while
 HAS_RESEND: Final = 1 << 39  # INIT flag: requests that were read and not answered can be had again
 _RESEND: Final = struct.pack("<IiQ", 16, 7, 0)  # fuse_out_header of FUSE_NOTIFY_RESEND
 _CLONE: Final = 0x8004E500  # FUSE_DEV_IOC_CLONE
@@ -38,6 +39,11 @@ class Agreed(NamedTuple):
     def resends(self) -> bool:
         """Whether a successor can have the requests again that died with its predecessor."""
         return bool(self.flags & HAS_RESEND)
+
+    @property
+    def writes_back(self) -> bool:
+        """Whether the kernel keeps what is written, and length and time of files with it (`Files.writes_back`)."""
+        return bool(self.flags & WRITEBACK_CACHE)
 
     def record(self) -> dict[str, int]:
         """The form for the control socket."""

@@ -25,9 +25,12 @@ from jfs.fuse.open_files import OpenFiles
 from jfs.fuse.requests import (
     ATIME,
     ATIME_NOW,
+    GID,
+    MODE,
     MTIME,
     MTIME_NOW,
     SIZE,
+    UID,
     Invalidator,
     Opened,
     SetAttr,
@@ -154,6 +157,9 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
             if handle is not None and handle.writer is None:
                 raise FsError(errno.EACCES)
             attr = await self._truncate(caller, ino, change.size, opened=handle is not None)
+        if files.writes_back and not change.valid & (MODE | UID | GID):
+            # The kernel keeps the times, and tells them when it likes; those that somebody sets it has checked.
+            caller = SUPERUSER
         rest = change.change()
         if rest is not None and (attr := self.meta.hold_attrs(caller, ino, rest)) is not None:
             if change.valid & (MTIME | MTIME_NOW):
@@ -325,7 +331,7 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         placed = self._writer.placed(request) if request else None
         if placed is not None:  # a predecessor took it, there, and did not come to answer
             offset = placed
-        elif append and offset < handle.file.length:
+        elif append and offset < handle.file.length and not self.files.writes_back:
             offset = handle.file.length
             if self.invalidator is not None:  # the kernel has put the bytes elsewhere in its pages
                 self.invalidator.inode(handle.ino)

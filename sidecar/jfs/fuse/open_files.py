@@ -91,7 +91,10 @@ class OpenFiles:
             self._rewritten(handle.ino, attr)
 
     async def lseek(self, caller: Caller, ino: int, fh: int, offset: int, whence: int) -> int:
-        """SEEK_DATA and SEEK_HOLE of lseek(2)."""
+        """SEEK_DATA and SEEK_HOLE of lseek(2). Not where the kernel keeps what is written, and asks without giving it to us first:
+        told that there is no such operation, it takes everything for data."""
+        if self.files.writes_back:
+            raise FsError(errno.ENOSYS)
         if ino >= SPECIAL or whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise FsError(errno.EINVAL)
         handle = self.files.get(fh)

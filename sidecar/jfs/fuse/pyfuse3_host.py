@@ -37,11 +37,19 @@ class Pyfuse3Host:
     """One mount served by pyfuse3."""
 
     def __init__(
-        self, handlers: Handlers, accounting: Accounting, spec: MountSpec, *, readahead_kib: int = 1024
+        self,
+        handlers: Handlers,
+        accounting: Accounting,
+        spec: MountSpec,
+        *,
+        readahead_kib: int = 1024,
+        writeback: bool = False,
     ) -> None:
+        """With *writeback* the kernel may keep what is written for a while."""
         self._spec = spec
         self._readahead_kib = readahead_kib
         self._operations = _Operations(handlers, accounting)
+        self._operations.enable_writeback_cache = handlers.files.writes_back = writeback
         self._readiness: Readiness | None = None
         self._open = False
         self._attached: Attached | None = None

@@ -44,6 +44,7 @@ class MountConfig:
     non_default_permission: bool = False
     max_fuse_io: int = 1 << 20
     allow_other: bool | None = None  # None: when root
+    writeback_cache: bool = False  # the kernel keeps what is written for a while
     fuse_resend: bool = True
     mount_flags: tuple[str, ...] = ()
     # metadata
@@ -193,6 +194,9 @@ _TABLE: Final = (
     Option("all-squash", "all_squash", _owner, "everybody counts as the user UID:GID (fuse-host kernel)"),
     Option("umask", "umask", _umask, "octal umask of what is made, besides the caller's"),
     Option("max-fuse-io", "max_fuse_io", _fuse_io, "largest FUSE request [1M]"),
+    Option(
+        "writeback_cache", "writeback_cache", None, "let the kernel keep what is written: for volumes with one writer"
+    ),
     Option("fuse-resend", "fuse_resend", _switch, "off: serve as on kernels before Linux 6.9 [on]"),
     Option("subdir", "subdir", _subdir, "show this directory of the volume as the root"),
     Option("heartbeat", "heartbeat", second_or_more, "interval of the session's heartbeat [12s]"),
@@ -260,7 +264,7 @@ WITHOUT_EFFECT: Final = {
 }
 # What these ask for is so anyway: not worth a log line.
 _GRANTED: Final = ("no-syslog", "no-usage-report", "no-agent", "no-color", "log-id")
-REFUSED: Final = ("writeback_cache", "tag", "consul", "pyroscope")
+REFUSED: Final = ("tag", "consul", "pyroscope")
 # Words of fstab and of mount(8) that are not for the file system.
 _FSTAB: Final = (
     *("defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "_netdev", "nofail", "relatime"),
@@ -313,6 +317,11 @@ def parse(options: Iterable[tuple[str, str | None]]) -> MountConfig:
             raise ConfigError(f"option {name} needs --fuse-host kernel")
     if config.all_squash is not None:  # the kernel would check what the real user may
         config = with_changes(config, non_default_permission=True)
+    if config.writeback_cache and (config.non_default_permission or config.root_squash is not None):
+        raise ConfigError(
+            "option writeback_cache cannot be had with non-default-permission, root-squash or all-squash: the kernel writes later, and"
+            " not as who wrote"
+        )
     return config
 
 

@@ -1,5 +1,7 @@
 """Which host answers the kernel: chosen by `--fuse-host`, imported only when it is used (an idle mount stays small)."""
 
+import logging
+
 from jfs.errors import ConfigError
 from jfs.fuse.accounting import Accounting
 from jfs.fuse.connection import Connection
@@ -9,6 +11,8 @@ from jfs.fuse.requests import Host
 from jfs.fuse.squash import callers
 from jfs.mount.config import MountConfig
 from jfs.survival.journal import Journal
+
+log = logging.getLogger("jfs.mount")
 
 
 def make_host(
@@ -23,6 +27,11 @@ def make_host(
     it cannot."""
     if config.root_squash is not None or config.all_squash is not None:
         handlers.caller = callers(config.root_squash, config.all_squash)
+    if connection is not None and connection.agreed.writes_back != config.writeback_cache:
+        log.warning(
+            "the mount was made %s writeback_cache, and stays so",
+            "with" if connection.agreed.writes_back else "without",
+        )
     readahead_kib = max(1024, config.max_fuse_io >> 10)
     if config.fuse_host == "kernel":
         from jfs.fuse.kernel.host import KernelHost
@@ -35,6 +44,7 @@ def make_host(
             readahead_kib=readahead_kib,
             connection=connection,
             resend=config.fuse_resend,
+            writeback=config.writeback_cache,
             journal=journal,
         )
     if connection is not None:
@@ -43,4 +53,4 @@ def make_host(
         )
     from jfs.fuse.pyfuse3_host import Pyfuse3Host
 
-    return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib)
+    return Pyfuse3Host(handlers, accounting, spec, readahead_kib=readahead_kib, writeback=config.writeback_cache)

@@ -65,6 +65,9 @@ class Files:
         self.changes = 0
         self.by_inode: dict[int, OpenFile] = {}
         self._handles: dict[int, FileHandle] = {}
+        # The kernel keeps what is written for a while (FUSE_WRITEBACK_CACHE): it reads and writes whole pages through any handle that
+        # may write, finds the end of a file itself, and says what the times are.
+        self.writes_back = False
         self.opened_by: dict[int, int] = {}  # handles of a predecessor by the request that opened them, files or not
         self._writer = writer
         self._reader = reader
@@ -117,7 +120,7 @@ class Files:
             file,
             flags,
             self._writer.open(ino, attr.tier) if mode != os.O_RDONLY else None,
-            self._reader.open(ino) if mode != os.O_WRONLY else None,
+            self._reader.open(ino) if mode != os.O_WRONLY or self.writes_back else None,
         )
         self._handles[fh] = handle
         return handle

@@ -56,10 +56,12 @@ class KernelHost:
         readahead_kib: int = 1024,
         connection: Connection | None = None,
         resend: bool = True,
+        writeback: bool = False,
         journal: Journal | None = None,
     ) -> None:
         """With *connection* an existing one is served and nothing mounted. Without *resend* the host behaves as on kernels older
-        than 6.9. With *journal* requests that must not be done twice carry what a predecessor left of them."""
+        than 6.9. With *writeback* a new connection lets the kernel keep what is written. With *journal* requests that must not be
+        done twice carry what a predecessor left of them."""
         self._handlers = handlers
         self._accounting = accounting
         self._spec = spec
@@ -67,6 +69,8 @@ class KernelHost:
         self._given = connection
         self._repeats = None if journal is None else Repeats(journal)
         self._resend = resend
+        self._writeback = writeback
+        handlers.files.writes_back = writeback if connection is None else connection.agreed.writes_back
         self.agreed: Agreed | None = None
         self._left = False
         self._caller = handlers.caller
@@ -385,6 +389,7 @@ class KernelHost:
                 locks=self._handlers.locks,
                 acls=self._handlers.acls,
                 resend=self._resend,
+                writeback=self._writeback,
             )
         except MountError as error:
             self._reply_error(unique, errno.EPROTO)
@@ -394,6 +399,7 @@ class KernelHost:
         os.write(self._fd, reply)
         log.debug("FUSE 7.%d, flags %#x, requests of %d bytes", agreed.minor, agreed.flags, agreed.max_write)
         self.agreed = agreed
+        self._handlers.files.writes_back = agreed.writes_back
         if self._loop is not None and not agreed.resends:
             self._loop.remove_reader(self._fd)
             self._serve_apart()

@@ -3,6 +3,7 @@
 Chosen for throughput and for what the handlers guarantee: requests of up to 1 MiB (256 pages), 64 of them in the background,
 reads in parallel, O_TRUNC within open (one request less), readdirplus where the kernel finds it useful, symbolic links
 cached (their targets never change), and pages dropped when time or length of a file turn out to have changed elsewhere.
+What is written stays in the kernel's pages for a while only where the user asks for it (`-o writeback_cache`).
 Advisory locks come here unless the mount is read-only, where the kernel keeps them to itself. No POSIX ACLs.
 
 INIT comes once in the life of a connection: what was agreed outlives the process (`jfs.fuse.connection`).
@@ -11,7 +12,7 @@ INIT comes once in the life of a connection: what was agreed outlives the proces
 import struct
 from typing import Final
 
-from jfs.fuse.connection import HAS_RESEND, MAJOR, MINOR, OLDEST_MINOR, PAGE, Agreed
+from jfs.fuse.connection import HAS_RESEND, MAJOR, MINOR, OLDEST_MINOR, PAGE, WRITEBACK_CACHE, Agreed
 from jfs.fuse.kernel.protocol import OUT_HEADER
 from jfs.fuse.mounting import MountError
 
@@ -49,11 +50,18 @@ WANTED: Final = (
 
 
 def answer(
-    unique: int, body: bytes | memoryview, max_write: int, *, locks: bool, acls: bool = False, resend: bool = True
+    unique: int,
+    body: bytes | memoryview,
+    max_write: int,
+    *,
+    locks: bool,
+    acls: bool = False,
+    resend: bool = True,
+    writeback: bool = False,
 ) -> tuple[bytes, Agreed]:
     """The reply to INIT; with *locks* advisory locks are asked for, with *acls* that the kernel checks ACLs and
-    leaves the umask to us, with *resend* that unanswered requests can be had again. MountError when the kernel is older than
-    5.4 (protocol 7.31)."""
+    leaves the umask to us, with *resend* that unanswered requests can be had again, with *writeback* that the kernel keeps what is
+    written. MountError when the kernel is older than 5.4 (protocol 7.31)."""
     major, minor, readahead, low = _INIT_IN_OLD.unpack_from(body)
     if major != MAJOR or minor < OLDEST_MINOR:
         raise MountError(f"the kernel speaks FUSE {major}.{minor}; this host needs {MAJOR}.{OLDEST_MINOR} (Linux 5.4)")
@@ -63,6 +71,8 @@ def answer(
     wanted = WANTED | (POSIX_LOCKS | FLOCK_LOCKS if locks else 0)
     if resend:
         wanted |= HAS_RESEND | INIT_EXT
+    if writeback:
+        wanted |= WRITEBACK_CACHE
     flags = wanted & offered
     if acls:
         if not offered & POSIX_ACL:

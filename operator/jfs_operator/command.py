@@ -117,7 +117,7 @@ class JfsCommand:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await process.communicate()  # its end, and that of what it says
         if process.returncode != 0:
             raise JfsError(_sentence(complaint) or f"jfs {command} ended with exit code {process.returncode}")
         if removes:

@@ -118,12 +118,12 @@ async def written(path: Path) -> int:
     return int(path.read_text())
 
 
-def endless(folder: Path) -> JfsCommand:
+def endless(folder: Path, deadline: float = 2) -> JfsCommand:
     """A program that waits for a child for ever; the child's process id is in the file `child`."""
     program = folder / "jfs"
     program.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {folder}/new && mv {folder}/new {folder}/child\nwait\n")
     program.chmod(0o755)
-    return JfsCommand(str(program), deadline=2)
+    return JfsCommand(str(program), deadline=deadline)
 
 
 async def test_a_command_that_never_ends_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_a_command_that_never_ends_is_killed_with_its_children(tmp_path: P
 
 
 async def test_a_cancelled_question_leaves_no_process(tmp_path: Path) -> None:
-    task = asyncio.create_task(endless(tmp_path).remove(DOCUMENT, "/a"))
+    task = asyncio.create_task(endless(tmp_path, deadline=60).remove(DOCUMENT, "/a"))
     child = await written(tmp_path / "child")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

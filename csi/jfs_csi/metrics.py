@@ -61,10 +61,12 @@ class Metrics:
         self._events.labels(reason).inc()
 
     def taken_over(self, restarts: int, stall_seconds: float, replayed: int) -> None:
-        """Mounts went on with a new process, so many times; the figures are of the last time."""
+        """Mounts went on with a new process, so many times; the figures are of the last time. None: with a new container, whose stall is
+        not known here."""
         self._restarts.inc(restarts)
         self._replayed.inc(replayed)
-        self._stalls.observe(stall_seconds)
+        if restarts:
+            self._stalls.observe(stall_seconds)
 
     def watch(
         self,

@@ -219,6 +219,15 @@ def test_figures_of_replaced_workers_are_told_once(world: World) -> None:
     world.ready()
     assert world.control.frame(frames.Succession("v", 2, 7, 0, 0, 0)) == []
     assert world.control.frame(frames.Succession("v", 2, 7, 1, 9, 5))[0] == Account("v", 1, 0.009, 5)
+    # What the container before it had not answered counts, too, and is no event: the container's end was one.
+    world.control.disconnected()
+    world.hello("s3")
+    world.ready()
+    assert world.control.frame(frames.Succession("v", 3, 7, 0, 0, 6)) == [Account("v", 0, 0.0, 6)]
+    # The connection alone was cut: it goes on counting.
+    world.control.disconnected()
+    world.hello("s4", attached=(("v", 3),))
+    assert world.control.frame(frames.Succession("v", 3, 7, 1, 9, 8))[0] == Account("v", 1, 0.009, 2)
 
 
 def test_a_stall_is_told_at_its_beginning_and_its_end(world: World) -> None:

@@ -194,17 +194,16 @@ class PodControl:
         message = self.refusal(frame)
         if message is not None:
             return [Send(frames.refused(message)), Close(message)]
-        again = self.session == frame.session
         self.proto = max(set(frame.proto).intersection(frames.VERSIONS))
         self.session, self.ending = frame.session, False
         actions: list[Action] = [Send(frames.welcome(self.proto, self.node, self.pod_uid))]
         reported = dict(frame.attached)
         self._reported = {volume: gen for volume, gen in reported.items() if volume not in self.volumes}
         for attachment in self.volumes.values():
-            if not again:
-                attachment.succession = None
             attachment.updating = False
             generation = reported.get(attachment.volume)
+            if generation is None:  # a sidecar that has just started counts from 0
+                attachment.succession = frames.Succession(attachment.volume, 0, 0, 0, 0, 0)
             if generation is not None and generation >= attachment.generation:
                 actions += self._adopt(attachment, generation)
                 continue

@@ -62,8 +62,10 @@ def succeeded(attachment: Attachment, frame: frames.Succession) -> list[Action]:
     restarts = frame.restarts - (before.restarts if before is not None else 0)
     replayed = frame.replayed - (before.replayed if before is not None else 0)
     # The first figures after a restart of ours tell of what happened before it: those were counted, or missed.
-    if before is None or restarts <= 0:
+    if before is None or (restarts <= 0 and replayed <= 0):
         return []
+    if restarts <= 0:  # what a container before this one had not answered
+        return [Account(attachment.volume, 0, 0.0, replayed)]
     stall = frame.last_stall_ms / 1000
     message = (
         f"The client of volume {attachment.volume} ended and was replaced; what was open stays open. Operations"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jfs.format.constants import FILE
+from jfs.format.constants import FILE, ROOT
 from jfs.format.slices import Slice
 from jfs.meta.volume import SUPERUSER, AttrChange, Meta
 from jfs.meta.volume.cache import NodeCache
@@ -364,3 +364,20 @@ async def test_ids_waiters_get_different_ids_and_failures_are_tried_again() -> N
     store.gate.set()
     assert sorted(await asyncio.gather(*waiting)) == list(range(1, 26))
     await ids.close()
+
+
+async def test_a_root_that_is_not_answered_is_as_last_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rights too, by which others are judged; without having been seen it has those of any root."""
+    async with volume("memory", tmp_path) as made:
+        meta = await made.client(attr_timeout=0)
+        fresh = await made.client(attr_timeout=0)
+        await meta.setattr(SUPERUSER, ROOT, AttrChange(mode=0o700))
+        assert (await meta.getattr(ROOT)).mode == 0o700
+
+        async def never(*keys: object) -> None:
+            await asyncio.Event().wait()
+
+        for one in (meta, fresh):
+            monkeypatch.setattr(one.store, "get", never)
+        assert (await meta.getattr(ROOT)).mode == 0o700
+        assert (await fresh.getattr(ROOT)).mode == 0o777

@@ -68,6 +68,7 @@ class MountState:
             dir_entry=options.dir_entry_timeout,
             negative=options.negative_timeout,
         )
+        self._roots: dict[int, Attr] = {}  # as last seen
         self._prefetch = Prefetch()
         self._listings: dict[int, asyncio.Task[None]] = {}
         self._opened = OpenTable(trust=options.open_cache, limit=options.open_cache_limit)
@@ -160,7 +161,8 @@ class MountState:
         return self._learn(ino, attr, started)
 
     async def _root_attr(self, ino: int) -> Attr:
-        """Attributes of a root, so that a mountpoint never fails nor hangs: defaults for what is missing or takes 300 ms."""
+        """Attributes of a root, so that a mountpoint never fails nor hangs: those last seen for what takes 300 ms; defaults for what is
+        missing or was never seen."""
 
         async def read() -> Attr | None:
             attr: Attr | None
@@ -170,9 +172,14 @@ class MountState:
         try:
             attr = await within(read(), 0.3)
         except (StoreError, TimeoutError) as error:
-            log.warning("attributes of directory %d were not answered, defaults are shown: %s", ino, error)
-            attr = None
-        return attr if attr is not None else common.default_attr(ino)
+            last = self._roots.get(ino)
+            what = "those last seen are shown" if last is not None else "defaults are shown"
+            log.warning("attributes of directory %d were not answered, %s: %s", ino, what, error)
+            return last if last is not None else common.default_attr(ino)
+        if attr is None:
+            return common.default_attr(ino)
+        self._roots[ino] = attr
+        return attr
 
     # -- ACLs -----------------------------------------------------------------------------------------------------
 

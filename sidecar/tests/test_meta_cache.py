@@ -377,7 +377,8 @@ async def test_a_root_that_is_not_answered_is_as_last_seen(tmp_path: Path, monke
         async def never(*keys: object) -> None:
             await asyncio.Event().wait()
 
-        for one in (meta, fresh):
-            monkeypatch.setattr(one.store, "get", never)
-        assert (await meta.getattr(ROOT)).mode == 0o700
-        assert (await fresh.getattr(ROOT)).mode == 0o777
+        with monkeypatch.context() as patch:
+            for one in (meta, fresh):
+                patch.setattr(one.store, "get", never)
+            assert (await meta.getattr(ROOT)).mode == 0o700
+            assert (await fresh.getattr(ROOT)).mode == 0o777

@@ -17,7 +17,7 @@ from jfs.format.constants import DIRECTORY, FILE, ROOT
 from jfs.format.setting import new_setting
 from jfs.meta.connect import connect
 from jfs.meta.model.attr import Attr, Entry
-from jfs.meta.model.keys import EdgeKey, NodeKey
+from jfs.meta.model.keys import DirStat, DirStatKey, EdgeKey, NodeKey
 from jfs.meta.store.base import Store, Tx
 from jfs.meta.volume import SUPERUSER, AttrChange, Meta, MetaOptions, format_volume
 
@@ -95,6 +95,8 @@ async def _fill(store: Store, directories: list[int], size: int) -> int:
         pieces: list[tuple[Any, Any]] = [
             (EdgeKey(ROOT, b"d%d" % directory), Entry(DIRECTORY, directory)),
             (NodeKey(directory), _attr(DIRECTORY, ROOT)),
+            # As whoever made the files would have left it; counting what is missing would be part of a first create.
+            (DirStatKey(directory), DirStat(0, _IN_DIRECTORY * 4096, _IN_DIRECTORY)),
         ]
         for number in range(_IN_DIRECTORY):
             ino = directory + 1 + number

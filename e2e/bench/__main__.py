@@ -8,6 +8,7 @@ Needs root (mounts, drop_caches). Examples:
   python -m e2e.bench --rows "list 100,000"      a large row runs only when it is named
   python -m e2e.bench --requests                 CPU of one cached getattr and lookup, both FUSE hosts beside each other
   python -m e2e.bench --entries 1000000          CPU of operations on the metadata of 1,000 files, and ten times more, up to a million
+  python -m e2e.bench --growth                   what operations cost in large directories and files, with many slices and open files
 """
 
 import argparse
@@ -19,7 +20,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from e2e.bench import clients, entries, programs, requests, table
+from e2e.bench import clients, entries, growth, programs, requests, table
 from e2e.bench.clients import Mounted, PlainDisk
 from e2e.bench.rows import ROWS, Row, chosen
 from e2e.bench.run import measure
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--requests", action="store_true", help="measure requests instead of rows")
     parser.add_argument("--entries", type=int, default=0, metavar="MOST", help="measure volumes of up to so many files")
+    parser.add_argument("--growth", action="store_true", help="measure growing directories and files instead of rows")
     parser.add_argument(
         "--mount-option", action="append", default=[], help="extra option of our mount, e.g. --fuse-host=pyfuse3"
     )
@@ -61,6 +63,9 @@ def main() -> int:
         if arguments.requests:
             text, passed = requests.report(scratch, stack, arguments.runs)
             name = "bench-requests"
+        elif arguments.growth:
+            text, passed = growth.report(scratch, stack, lambda line: print(line, file=sys.stderr, flush=True)), True
+            name = "bench-growth"
         elif arguments.entries:
             urls, server = _databases(arguments.engine, scratch, stack)
             text, passed = entries.report(arguments.engine, urls[0], server, arguments.entries), True

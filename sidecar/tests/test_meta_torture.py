@@ -75,15 +75,15 @@ class Worker:
         await self.meta.link(SUPERUSER, ino, self.random.choice(self.directories), self.random.choice(NAMES))
 
 
-@pytest.mark.parametrize("trash_days", [0, 1])
+@pytest.mark.parametrize(("count", "trash_days"), [(2, 0), (2, 1), (8, 1)])
 @pytest.mark.parametrize("engine", ALL)
-async def test_clients_in_each_others_way(engine: str, trash_days: int, tmp_path: Path) -> None:
+async def test_clients_in_each_others_way(engine: str, trash_days: int, count: int, tmp_path: Path) -> None:
     async with volume(engine, tmp_path, trash_days=trash_days) as made:
-        clients = [await made.client(no_bgjob=True) for _ in range(2)]
+        clients = [await made.client(no_bgjob=True) for _ in range(count)]
         made_now = [(await clients[0].mkdir(SUPERUSER, 1, name, 0o755))[0] for name in (b"x", b"y")]
         directories = [1, *made_now]
-        workers = [Worker(clients[number % 2], number, directories) for number in range(6)]
-        await asyncio.gather(*(worker.run(150) for worker in workers))
+        workers = [Worker(clients[number % count], number, directories) for number in range(max(6, count))]
+        await asyncio.gather(*(worker.run(900 // len(workers)) for worker in workers))
         assert all(worker.done for worker in workers)
         await audit(clients[0].store)
         for meta in clients:

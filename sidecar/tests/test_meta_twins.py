@@ -1,12 +1,12 @@
 """Every operation of a volume, at random, on an engine and on the memory store side by side, by two clients of each and several users:
 same errors, same results, same trees; at the end both volumes are examined. What is right on the memory store is said by the model
-of `test_meta_machine`; here every engine is held to it, with ACLs, quotas, clones, locks, ranges and the trash, which that model
-does not have."""
+of `test_meta_machine`; here every engine is held to it, with ACLs, quotas, clones, compaction, locks, ranges and the trash, which that
+model does not have."""
 
 import asyncio
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from jfs.errors import FsError
-from jfs.format.constants import APPEND, CHUNK, DIRECTORY, FILE, IMMUTABLE, ROOT, SKIP_TRASH
-from jfs.format.slices import view
+from jfs.format.constants import APPEND, CHUNK, DIRECTORY, FILE, IMMUTABLE, ROOT, SKIP_TRASH, TRASH
+from jfs.format.slices import Segment, view
 from jfs.meta.model.acl import ACCESS, DEFAULT, Rule, to_xattr
 from jfs.meta.model.attr import Attr
 from jfs.meta.model.locks import END, READ, UNLOCK, WRITE, Range
@@ -26,6 +26,7 @@ from jfs.meta.model.quota import GROUP, USER, QuotaKey
 from jfs.meta.operations.access import Caller
 from jfs.meta.volume import EXCHANGE, NOREPLACE, SUPERUSER, AttrChange, Meta
 from jfs.meta.volume.quotas import Limits, delete_quota, set_quota
+from jfs.meta.volume.restoring import restore_hour
 from jfs.meta.volume.summary import summary
 from meta_volumes import Volume, volume, write
 
@@ -80,9 +81,17 @@ class Twins(RuleBasedStateMachine):
                 place.mkdir()
                 setting = {"trash_days": int(trash), "enable_acl": acl, "dir_stats": stats}
                 self.sides.append(await self.stack.enter_async_context(volume(engine, place, **setting)))
-                self.clients.append([await self.sides[-1].client(no_bgjob=True) for _ in range(2)])
+                self.clients.append([await self._client(number) for _ in range(2)])
 
         self.runner.run(start())
+
+    async def _client(self, side: int) -> Meta:
+        async def copied(slice_id: int, size: int, segments: Sequence[Segment], tier: int) -> None:
+            """Compaction's data: there are none."""
+
+        meta = await self.sides[side].client(no_bgjob=True)
+        meta._copy_slice = copied
+        return meta
 
     def teardown(self) -> None:
         try:
@@ -263,6 +272,11 @@ class Twins(RuleBasedStateMachine):
 
         self.same(client, source, goal, act=act)
 
+    @rule(client=CLIENTS, node=NODES)
+    def compact(self, client: int, node: int) -> None:
+        """A file, or everything below a directory: what is read is the same, from other slices."""
+        self.same(client, node, act=lambda side, meta, inos: meta.compact(inos[0], 1))
+
     @rule(client=CLIENTS, node=NODES, offset=OFFSETS)
     def seek(self, client: int, node: int, offset: int) -> None:
         for hole in (False, True):
@@ -380,13 +394,25 @@ class Twins(RuleBasedStateMachine):
 
         self.same(client, act=act)
 
+    @rule(client=CLIENTS, put_back=st.booleans())
+    def restore(self, client: int, put_back: bool) -> None:
+        """Each hour of the trash."""
+
+        async def act(side: int, meta: Meta, inos: list[int]) -> Any:
+            pages = [page async for page in meta.list_directory(SUPERUSER, TRASH, plus=False)]
+            hours = sorted(name for page in pages for name in page.names)
+            done = [await restore_hour(meta, hour, put_back=put_back, at_once=1) for hour in hours]
+            return hours, [(one.moved, one.left, len(one.failed)) for one in done]
+
+        self.same(client, act=act)
+
     @rule(client=CLIENTS)
     def come_back(self, client: int) -> None:
         """The client ends and another one takes its place: its locks are gone."""
 
         async def act(side: int) -> None:
             await self.clients[side][client].close_session(drain=20)
-            self.clients[side][client] = await self.sides[side].client(no_bgjob=True)
+            self.clients[side][client] = await self._client(side)
 
         for side in range(2):
             self.runner.run(act(side))

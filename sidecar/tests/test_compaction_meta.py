@@ -157,6 +157,27 @@ async def test_a_compaction_of_a_changed_list_is_wasted(engine: str, tmp_path: P
         await audit(meta.store)
 
 
+async def test_a_read_meanwhile_is_not_forgotten(tmp_path: Path) -> None:
+    """What is written while a chunk is compacted, and read before that ends, is compacted afterwards."""
+    async with compacting("memory", tmp_path) as (_, meta, copies):
+        ino = await new_file(meta, b"f")
+
+        async def overwrite_and_read() -> None:
+            copies.during = None
+            for at in range(20):
+                await write(meta, ino, at, 1)
+            await meta.read_slices(ino, 0)
+
+        copies.during = overwrite_and_read
+        for at in range(module.EVERY - 1):
+            await write(meta, ino, at, 1)
+
+        async def is_one() -> bool:
+            return len(await records(meta.store, ino)) == 1
+
+        await until(is_one)
+
+
 async def test_of_a_file_removed_meanwhile_nothing_stays(tmp_path: Path) -> None:
     async with compacting("memory", tmp_path, background=False) as (made, meta, copies):
         ino = await new_file(meta, b"f")

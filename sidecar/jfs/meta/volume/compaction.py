@@ -68,6 +68,7 @@ class Compaction:
         self._settled: OrderedDict[tuple[int, int], int] = OrderedDict()  # length at which nothing was to be gained
         self._written: dict[tuple[int, int], float] = {}  # time of the last own commit of chunks taken up
         self._tasks: dict[tuple[int, int], asyncio.Task[bool]] = {}
+        self._asked: set[tuple[int, int]] = set()  # chunks that a read found in pieces while they were taken up
         self._commits: set[asyncio.Task[bool]] = set()
         self._running = asyncio.Semaphore(RUNNING)
         self._closed = False
@@ -78,9 +79,12 @@ class Compaction:
         """A chunk's list was read to be shown."""
         count = len(records)
         key = (ino, indx)
-        if count < 2 or key in self._tasks or self._settled.get(key) == count:
+        if count < 2 or self._settled.get(key) == count:
             return
         if count < PIECES and sum(1 for segment in view(list(records)) if segment.id) < PIECES:
+            return
+        if key in self._tasks:
+            self._asked.add(key)
             return
         self._remember(self._lengths, key, count)
         self._start(key, quiet=True)
@@ -144,6 +148,9 @@ class Compaction:
         finally:
             del self._tasks[key]
             self._written.pop(key, None)
+            if key in self._asked:
+                self._asked.discard(key)
+                self._start(key, quiet=True)
         return False
 
     async def close(self) -> None:

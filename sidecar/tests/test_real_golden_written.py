@@ -156,6 +156,9 @@ def test_a_golden_volume_stays_sound_when_ours_writes_to_it(
     with owned(name, tmp_path) as volume:
         if name in ("redis-changelog", "redis-clone", "redis-upgraded"):
             run(*JFS, "fsck", volume.url, "--repair", check=False)
+        volume.examined = (
+            False  # a quota that is set while it is mounted is known there a moment later, and corrected below
+        )
         run(*JFS, "quota", "set", volume.url, "--uid", "12345", "--inodes", "7")
         with mounted(volume, tmp_path / "ours", *host) as where:
             change(where, candidates(where))

@@ -302,21 +302,22 @@ async def test_large_or_hardly_used_listings_are_not_repeated(made: Volume, monk
     writer = await made.client()
     for number in range(40):
         await new_file(writer, b"f%d" % number)
-    monkeypatch.setattr("jfs.meta.volume.reads.LIMIT", 10)
-    monkeypatch.setattr("jfs.meta.volume.prefetch.LIMIT", 10)
-    meta = await made.client(**CACHED)
-    counting = Counting(meta)
-    for number in range(40):
-        await meta.lookup(SUPERUSER, 1, b"f%d" % number)
-    assert counting.take() == {"lookup": 40, "list": 1}
+    monkeypatch.setattr("jfs.meta.volume.prefetch.SMALL", 10)
+    monkeypatch.setattr("jfs.meta.volume.prefetch._MANY_MISSES", 5)
+    for limit, calls in ((20, {"lookup": 40, "list": 1}), (100, {"lookup": 7, "list": 2})):
+        monkeypatch.setattr("jfs.meta.volume.prefetch.LIMIT", limit)
+        meta = await made.client(**CACHED)
+        counting = Counting(meta)
+        for number in range(40):
+            await meta.lookup(SUPERUSER, 1, b"f%d" % number)
+        assert counting.take() == calls
     monkeypatch.undo()
     meta = await made.client()  # nothing is kept, so no listing is ever of use
     counting = Counting(meta)
     for _ in range(3):
         for number in range(40):
             await meta.lookup(SUPERUSER, 1, b"f%d" % number)
-    calls = counting.take()
-    assert calls == {"lookup": 120, "list": 2}
+    assert counting.take() == {"lookup": 120, "list": 2}
 
 
 class Allotting:

@@ -1,15 +1,18 @@
 """When lookups follow each other in one directory, its whole listing is read at once (a cold `stat` of thousands of names).
 
 Decides only: which directory to list and when; `reads.py` lists and fills the cache. Two misses in a row that found something
-start it, where the lookups of several threads in several directories (`git status`) do not come between each other; a directory too
-large, or whose last listing was hardly used, is left alone for a while. No method suspends.
+start it, where the lookups of several threads in several directories (`git status`) do not come between each other. A directory that
+turns out to be large is listed whole only after many more: a few names in it are cheaper one by one. One too large, or whose last
+listing was hardly used, is left alone for a while. No method suspends.
 """
 
 import time
 from typing import Final
 
 LIMIT: Final = 10_000  # entries; a directory with more is not read ahead
+SMALL: Final = 2_000  # entries that are read for two misses
 _MISSES: Final = 2
+_MANY_MISSES: Final = 50  # in a directory that has more than SMALL entries
 _GAP: Final = 1.0  # seconds between two misses that still count as following each other
 _PAUSE: Final = 30.0  # seconds to leave a directory alone
 _WORTH: Final = 0.1  # share of a listing that has to be used for another one
@@ -57,7 +60,14 @@ class Prefetch:
         if count < _MISSES or time.monotonic() - last > _GAP:
             return False
         listing = self._listings.get(parent)
-        return listing is None or listing.until <= time.monotonic()
+        if listing is None:
+            return True
+        return listing.until <= time.monotonic() and (listing.size <= SMALL or count >= _MANY_MISSES)
+
+    def limit(self, parent: int) -> int:
+        """Entries after which a listing of *parent* that is about to begin ends."""
+        listing = self._listings.get(parent)
+        return SMALL if listing is None or listing.size <= SMALL else LIMIT
 
     def begin(self, parent: int) -> None:
         """*parent* is being listed. The last listing must have been worth it, else there is a pause after this one."""
@@ -66,11 +76,11 @@ class Prefetch:
         listing = self._listings.setdefault(parent, _Listing())
         wasted = listing.size > 16 and listing.hits < listing.size * _WORTH
         listing.until = time.monotonic() + _PAUSE if wasted else 0.0
-        listing.hits = listing.size = 0
+        listing.hits = 0
         self._misses.pop(parent, None)
 
     def end(self, parent: int, size: int) -> None:
-        """*parent* had *size* entries, or more than LIMIT."""
+        """*parent* had *size* entries, or more than the limit."""
         listing = self._listings.get(parent)
         if listing is not None:
             listing.size = size

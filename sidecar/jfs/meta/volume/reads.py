@@ -23,7 +23,6 @@ from jfs.meta.store.base import DirectoryPage, Tx
 from jfs.meta.volume.cache import MISSING
 from jfs.meta.volume.compaction import PIECES
 from jfs.meta.volume.options import StatFS
-from jfs.meta.volume.prefetch import LIMIT
 from jfs.meta.volume.state import MountState, within
 
 
@@ -83,19 +82,20 @@ class Reads(MountState):
         """Fill the caches with the directory's listing; those who come meanwhile wait for the same one."""
         task = self._listings.get(parent)
         if task is None:
+            limit = self._prefetch.limit(parent)
             self._prefetch.begin(parent)
-            task = self._listings[parent] = asyncio.create_task(self._fill(parent), name="list ahead")
+            task = self._listings[parent] = asyncio.create_task(self._fill(parent, limit), name="list ahead")
             task.add_done_callback(lambda _: self._listings.pop(parent, None))
         await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # the lookup itself asks again and reports what is wrong
 
-    async def _fill(self, parent: int) -> None:
+    async def _fill(self, parent: int, limit: int) -> None:
         started = self._cache.tick()
         size = 0
         async for page in self.store.list_directory(parent, plus=True):
             size += len(page.names)
-            if size > LIMIT:
+            if size > limit:
                 break
             for name, entry, attr in zip(page.names, page.entries, page.attrs or (), strict=True):
                 if attr is not None:

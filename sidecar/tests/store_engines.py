@@ -1,7 +1,8 @@
 """Databases for the record store's tests: every engine by name, each opened by any number of clients at once.
 
 `redis` commits by scripts, `redis-watch` as if the server did not allow them. Both need a redis-server on this machine; one
-is started for each database, on a socket in a directory of its own.
+is started for each database, on a socket in a directory of its own. `valkey` is the same with Valkey's server; `redis-cluster` has a
+number of its own in the Cluster of this test run.
 """
 
 import asyncio
@@ -20,9 +21,11 @@ from jfs.meta.engines.redis.store import RedisStore
 from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import Store
+from redis_cluster import REDIS as REDIS_SERVER
+from redis_cluster import shared_cluster, valkey
 
 FAST = ["memory", "sqlite3"]
-REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch")]
+REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch", "redis-cluster", "valkey")]
 SERVERS = [pytest.param(name, marks=pytest.mark.real) for name in ("postgres", "mysql", "etcd", "tikv")]
 SQL = ("sqlite3", "postgres", "mysql")  # engines whose rows are counted otherwise (format §3.9, §3.12)
 ALL = [*FAST, *REDIS, *SERVERS]
@@ -38,11 +41,11 @@ def golden() -> Path:
 
 
 @asynccontextmanager
-async def redis_server(*options: str) -> AsyncIterator[Path]:
+async def redis_server(*options: str, program: str = REDIS_SERVER) -> AsyncIterator[Path]:
     """A redis-server of this test's own; its Unix socket."""
     folder = Path(tempfile.mkdtemp(prefix="jfs-redis-"))  # a socket's path must be short
     socket = folder / "redis.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
     server = await asyncio.create_subprocess_exec(
         *command, "--dir", str(folder), *options, stdout=asyncio.subprocess.DEVNULL
     )
@@ -79,8 +82,11 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
             url = f"sqlite3://{folder}/meta.db"
         elif engine in ("postgres", "mysql", *KV):
             url = blank(engine)
+        elif engine == "redis-cluster":
+            url = shared_cluster().url()
         else:
-            url = f"unix://{await stack.enter_async_context(redis_server())}?db=1"
+            program = valkey() if engine == "valkey" else REDIS_SERVER
+            url = f"unix://{await stack.enter_async_context(redis_server(program=program))}?db=1"
 
         async def open_client() -> Store:
             if engine == "redis-watch":

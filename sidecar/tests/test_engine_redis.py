@@ -62,6 +62,12 @@ class TestAddress:
             host="host", min_retry_backoff=0.005, max_retry_backoff=90.0, read_timeout=10.0, write_timeout=1.5
         )
 
+    def test_nodes_of_a_cluster(self) -> None:
+        nodes = (("host1", 7000), ("host2", 6379), ("::1", 7001))
+        address = parse_address("rediss://me:pass@host1:7000,host2,[::1]:7001/5?read-timeout=5s")
+        assert address == RedisAddress(nodes=nodes, db=5, user="me", password="pass", tls=True, read_timeout=5.0)
+        assert str(address) == "rediss://host1:7000,host2:6379,[::1]:7001/5"
+
     def test_password_from_outside(self) -> None:
         assert parse_address("redis://host/1", "secret").password == "secret"
         assert parse_address("redis://:own@host/1", "secret").password == "own"
@@ -74,7 +80,8 @@ class TestAddress:
     @pytest.mark.parametrize(
         ("url", "sentence"),
         [
-            ("redis://:secret@host1:6379,host2:6379/1", "Cluster"),
+            ("redis://:secret@host1:6379,host2:x/1", "node in the Redis address"),
+            ("redis://:secret@host1:6379,,host2:6379/1", "node in the Redis address"),
             ("redis://host:port/1", "malformed"),
             ("redis://host/name", "must be a number"),
             ("redis:///1", "names no host"),

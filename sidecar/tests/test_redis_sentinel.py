@@ -37,10 +37,9 @@ def test_addresses(hosts: str, expected: tuple[tuple[str, int], ...]) -> None:
     assert "other" not in repr(address)
 
 
-@pytest.mark.parametrize("hosts", ["a:6379,b:6379", "prime,a:x"])
-def test_wrong_addresses(hosts: str) -> None:
-    with pytest.raises(ConfigError, match=r"Cluster|Sentinel"):
-        parse_address(f"redis://{hosts}/1")
+def test_a_wrong_address() -> None:
+    with pytest.raises(ConfigError, match="Sentinel"):
+        parse_address("redis://prime,a:x/1")
 
 
 @pytest.fixture

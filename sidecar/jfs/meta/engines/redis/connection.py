@@ -44,12 +44,23 @@ class _Request:
 class Connection(asyncio.Protocol):
     """A connection that has been made; `Link` makes and greets it."""
 
-    def __init__(self, address: str, read_timeout: float, write_timeout: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        read_timeout: float,
+        write_timeout: float,
+        moved: "Callable[[Connection, str], None] | None" = None,
+    ) -> None:
+        """*moved* is called with each reply MOVED of a node of a Cluster, before its request is answered."""
         self._address = address
         self._read_timeout = read_timeout
         self._write_timeout = write_timeout
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(replyError=ServerError, notEnoughData=_NOTHING)
+        self._reader = hiredis.Reader(
+            replyError=ServerError if moved is None else self._refusal, notEnoughData=_NOTHING
+        )
+        self._moved = moved
+        self.retired = False  # whether nobody should ask anything here any more
         self._waiting: deque[_Request] = deque()
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
@@ -62,12 +73,13 @@ class Connection(asyncio.Protocol):
         # How the server knows this connection, for when it must end it; empty where it does not tell.
         self.client_id = 0
         self.run_id = b""  # of the server's process
+        self.place = ("", 0)  # host and port it leads to; set by who made it
         self.watching = False  # whether keys are WATCHed on it; set by who does
 
     @property
     def is_clean(self) -> bool:
         """Whether the next user finds nothing of the last one's."""
-        return not (self.lost or self.watching or self._waiting)
+        return not (self.lost or self.watching or self._waiting or self.retired)
 
     # The requesting side.
 
@@ -102,6 +114,20 @@ class Connection(asyncio.Protocol):
             if not data:
                 return
             self.data_received(data)
+
+    def _refusal(self, text: str) -> ServerError:
+        if self._moved is not None and text.startswith("MOVED "):
+            self._moved(self, text)
+        return ServerError(text)
+
+    def retire(self) -> None:
+        """Close when every request under way is answered."""
+        self.retired = True
+        for request in reversed(self._waiting):
+            if not request.answer.done():
+                request.answer.add_done_callback(lambda _: self.retire())
+                return
+        self.abort(f"the connection to Redis at {self._address} is closed")
 
     def _flush(self) -> None:
         if self._transport is not None and self._unsent:

@@ -5,12 +5,15 @@ from typing import Any, Final
 
 from jfs.errors import CorruptRecord, CredentialsRefused, FsError, JfsError, StoreAway, StoreUnavailable
 
-# Beginnings of error replies after which the same request may succeed soon. Cluster's are not among them: no Cluster here.
+# Beginnings of error replies after which the same request may succeed soon; those of a Cluster at another node, which `link` finds.
 _PASSING: Final = (
     "LOADING",
     "READONLY",
     "MASTERDOWN",
     "TRYAGAIN",
+    "MOVED",
+    "ASK",
+    "CLUSTERDOWN",
     "BUSY ",
     "ERR max number of clients reached",
     "ERR DISABLE",
@@ -30,6 +33,11 @@ class ServerError(Exception):
     def passing(self) -> bool:
         """Whether trying again makes sense."""
         return self.text.startswith(_PASSING)
+
+    @property
+    def asking(self) -> bool:
+        """Whether the key has been moved to another node of a Cluster already while its slot is on the way."""
+        return self.text.startswith("ASK ")
 
     @property
     def forbidden(self) -> bool:
@@ -56,8 +64,14 @@ def converted(error: ServerError, address: str) -> JfsError:
         return CredentialsRefused(f"Redis at {address} does not allow this user what a volume needs ({text})")
     if text.startswith("WRONGTYPE"):
         return CorruptRecord(f"a key of the volume in Redis at {address} has another type than its record")
-    if text.startswith(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT")):
-        return StoreUnavailable(f"Redis at {address} is part of a cluster, which is not supported; use a single server")
+    if text.startswith("CLUSTERDOWN"):
+        return StoreAway(
+            f"the Redis Cluster at {address} is down ({text}); start its nodes, or have its slots assigned"
+        )
+    if text.startswith(("MOVED", "ASK", "TRYAGAIN")):
+        return StoreAway(
+            f"the volume's slot is being moved between nodes of Redis at {address} ({text}); wait until that is done"
+        )
     kind = StoreAway if error.passing else StoreUnavailable
     return kind(f"Redis at {address} answers with an error: {text}")
 

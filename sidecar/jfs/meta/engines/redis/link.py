@@ -1,4 +1,5 @@
-"""The way to one Redis server: making connections, greeting it, coming back after a loss, reading with retries.
+"""The way to one Redis server: making connections, greeting it, coming back after a loss, reading with retries. Of a Cluster it is the
+node that has the volume's slot; when that changes (MOVED) the next connections are made to the new one, and the old ones end.
 
 `shared()` is the one multiplexed connection for everything that needs no WATCH; `borrow()` lends a private one.
 Invariants: at most one dial for the shared connection is under way, and everybody waits for that one; requests that only
@@ -8,14 +9,17 @@ read are repeated after a loss, everything else is the caller's decision. Belong
 import asyncio
 import random
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from jfs.errors import CredentialsRefused, StoreAway, StoreUnavailable
+from jfs.meta.engines.redis.cluster import Cluster
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
-from jfs.meta.engines.redis.failures import ConnectionLost, converted, first_error
+from jfs.meta.engines.redis.dialling import reach
+from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
+from jfs.meta.engines.redis.moving import Beyond
 from jfs.meta.engines.redis.sentinel import ask_sentinels
 from jfs.meta.engines.redis.url import RedisAddress
 
@@ -24,6 +28,19 @@ _PATIENCE: Final = 10.0  # seconds for which a server that was there before is l
 _TRIES: Final = 10
 _RUN_ID: Final = re.compile(rb"run_id:([0-9a-f]+)")
 _MAX_IDLE: Final = 8  # private connections kept
+_HOPS: Final = 3  # nodes that are asked in a row because the one before says that they have the slot
+
+
+class PartOfCluster(StoreUnavailable):
+    """What was taken for a single server is a node of a Cluster; *address* is the Cluster's, None when its nodes cannot be reached so."""
+
+    def __init__(self, found: RedisAddress) -> None:
+        super().__init__(
+            f"Redis at {found} is part of a cluster now; mount again"
+            if found.host
+            else f"Redis at {found} is part of a cluster; write its address as redis://host1:6379,host2:6379/{found.db}"
+        )
+        self.address = replace(found, host="", nodes=((found.host, found.port),)) if found.host else None
 
 
 class Link:
@@ -31,6 +48,11 @@ class Link:
 
     def __init__(self, address: RedisAddress) -> None:
         self.address = address
+        self._cluster = Cluster(address) if address.nodes else None
+        self._beyond = Beyond(address)
+        self.prefix = b"{%d}" % address.db if address.nodes else b""  # of all keys
+        self.turn = 0  # grows when the shared connection leads to another process than before
+        self._process = b""
         self._shared: Connection | None = None
         self._dial: asyncio.Task[Connection] | None = None
         self._idle: list[Connection] = []
@@ -42,33 +64,13 @@ class Link:
         """One try to make a greeted connection. StoreUnavailable or CredentialsRefused say why not."""
         address = self.address
         name = str(address)
-        loop = asyncio.get_running_loop()
-
-        def protocol() -> Connection:
-            return Connection(name, address.read_timeout, address.write_timeout)
-
         try:
             async with asyncio.timeout(_DIAL_TIMEOUT):
-                context = address.tls_context()
-                host, port = address.host, address.port
-                if address.sentinels:
-                    host, port = await ask_sentinels(address)
-                if address.socket_path:
-                    _, connection = await loop.create_unix_connection(protocol, address.socket_path)
+                if self._cluster is not None:
+                    connection = await self._join(self._cluster)
                 else:
-                    transport, connection = await loop.create_connection(
-                        protocol,
-                        host,
-                        port,
-                        ssl=context,
-                        server_hostname=(address.tls_server_name or host) if context else None,
-                    )
-                    _keep_alive(transport.get_extra_info("socket"))
-                try:
-                    await self._greet(connection)
-                except BaseException:
-                    connection.abort("the greeting failed")
-                    raise
+                    place = await ask_sentinels(address) if address.sentinels else (address.host, address.port)
+                    connection = await self._greeted(await reach(address, *place))
         except TimeoutError as error:
             raise StoreAway(f"Redis at {name} cannot be reached: no answer within {_DIAL_TIMEOUT:g} seconds") from error
         except OSError as error:  # ssl.SSLError is one
@@ -98,19 +100,58 @@ class Link:
         )
         return first_error(answers) is None
 
+    async def _join(self, cluster: Cluster) -> Connection:
+        """A greeted connection to the node that has the slot."""
+        for hop in range(_HOPS):
+            connection = await reach(self.address, *await cluster.owner(), self._moved)
+            try:
+                return await self._greeted(connection)
+            except StoreAway:
+                if not connection.retired or hop == _HOPS - 1:
+                    raise
+        raise AssertionError
+
+    def _moved(self, connection: Connection, text: str) -> None:
+        """A node that had the slot has it no more."""
+        assert self._cluster is not None
+        if connection.retired:
+            return
+        self._cluster.moved(text, connection.place[0])
+        if connection is self._shared:
+            self._shared = None
+        for idle in self._idle:
+            idle.retire()
+        self._idle.clear()
+        connection.retire()
+
+    async def _greeted(self, connection: Connection) -> Connection:
+        try:
+            await self._greet(connection)
+        except BaseException:
+            connection.abort("the greeting failed")
+            raise
+        return connection
+
     async def _greet(self, connection: Connection) -> None:
         address = self.address
-        commands: list[Command] = []
-        if address.password:
-            commands.append(("AUTH", address.user, address.password) if address.user else ("AUTH", address.password))
-        if address.db:
-            commands.append(("SELECT", address.db))
-        commands.append(("PING",))
-        identity: list[Command] = [("CLIENT", "ID"), ("INFO", "server")]  # a server may refuse to tell
+        commands: list[Command] = [*address.authentication()]
+        # A server may refuse to tell about itself.
+        identity: list[Command] = [("CLIENT", "ID"), ("INFO", "server")]
+        if self._cluster is not None:
+            commands.append((b"EXISTS", self.prefix))  # which no key is; it tells whether the slot is there
+        else:
+            if address.db:
+                commands.append(("SELECT", address.db))
+            commands.append(("PING",))
+            identity.append(("CLUSTER", "INFO"))
         replies = await connection.request(pack_all([*commands, *identity]), len(commands) + len(identity))
-        *replies, client_id, server = replies
+        replies, (client_id, server, *told) = replies[: len(commands)], replies[len(commands) :]
         if isinstance(client_id, int) and isinstance(server, bytes) and (found := _RUN_ID.search(server)):
             connection.client_id, connection.run_id = client_id, found.group(1)
+        if self._cluster is None and any(_shows_cluster(reply) for reply in (*replies, server, *told)):
+            raise PartOfCluster(address)
+        if isinstance(replies[-1], ServerError) and replies[-1].asking:
+            replies.pop()  # the slot is being moved away, and still is there
         if error := first_error(replies):
             if error.text.startswith("ERR DB index"):
                 raise StoreUnavailable(
@@ -156,11 +197,14 @@ class Link:
     def _dialled(self, task: "asyncio.Task[Connection]") -> None:
         self._dial = None
         if not task.cancelled() and task.exception() is None:
-            self._shared = task.result()
+            self.adopt(task.result())
 
     def adopt(self, connection: Connection) -> None:
-        """Use a connection that was dialled at start as the shared one."""
+        """Use a connection that was dialled as the shared one."""
         self._shared = connection
+        if not connection.run_id or connection.run_id != self._process:
+            self.turn += 1
+        self._process = connection.run_id
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Connection]:
@@ -208,6 +252,10 @@ class Link:
             failure = first_error(replies)
             if failure is None:
                 return replies
+            if failure.asking and self._shared is not None:
+                complete = await self._beyond.complete(commands, replies, self._shared.place[0])
+                if complete is not None:
+                    return complete
             if not failure.passing or number == _TRIES - 1:
                 raise converted(failure, str(self.address)) from failure
             await asyncio.sleep(pause * random.random())
@@ -220,6 +268,7 @@ class Link:
         was done, and it is repeated."""
         packet = pack_all(commands)
         pause = self.address.min_retry_backoff
+        failure: ServerError | None = None
         for _ in range(_TRIES):
             connection = self.shared_now() or await self.shared()
             try:
@@ -235,6 +284,8 @@ class Link:
                 raise converted(failure, str(self.address)) from failure
             await asyncio.sleep(pause * random.random())
             pause = min(pause * 2, self.address.max_retry_backoff)
+        if failure is not None:
+            raise converted(failure, str(self.address)) from failure
         raise StoreAway(f"Redis at {self.address} takes no changes")
 
     async def close(self) -> None:
@@ -243,15 +294,15 @@ class Link:
         if self._dial is not None:
             self._dial.cancel()
             await asyncio.gather(self._dial, return_exceptions=True)
+        await self._beyond.close()
         connections, self._all = self._all, set()
         self._idle.clear()
         for connection in connections:
             await connection.close()
 
 
-def _keep_alive(sock: socket.socket) -> None:
-    """Have the kernel find out that an idle peer is gone, before a request waits for it."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+def _shows_cluster(reply: Any) -> bool:
+    """Whether this reply to a greeting is that of a node of a Cluster, by any of the ways in which one can be told."""
+    if isinstance(reply, ServerError):
+        return "not allowed in cluster mode" in reply.text
+    return isinstance(reply, bytes) and (b"cluster_state:" in reply or b"redis_mode:cluster" in reply)

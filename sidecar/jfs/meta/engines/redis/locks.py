@@ -1,7 +1,7 @@
 """Lock records on Redis (format §3.4, §4.1.2): hashes `lockf<ino>` and `lockp<ino>` with a field for each owner, and the sets
 `locked<sid>` by which the locks of a dead session are found.
 
-Pure, and registered in `layout`. A change writes the whole hash again: the transaction has read all of it, and locks are few.
+Pure, and part of `layout`. A change writes the whole hash again: the transaction has read all of it, and locks are few.
 A field that is not understood is refused, since writing the hash again would drop it.
 """
 
@@ -15,18 +15,6 @@ from jfs.meta.model.locks import Flock, FlockKey, LockedKey, Plock, PlockKey
 
 _FIELD: Final = re.compile(rb"(\d+)_([0-9A-Fa-f]{1,16})")
 _SET_AT_ONCE: Final = 1000  # fields of one HSET: a script can pass only some thousand arguments on
-
-
-def _flocks(ino: int) -> bytes:
-    return b"lockf%d" % ino
-
-
-def _plocks(ino: int) -> bytes:
-    return b"lockp%d" % ino
-
-
-def _locked(key: LockedKey) -> tuple[bytes, bytes]:
-    return b"locked%d" % key.sid, _plocks(key.ino) if key.ranges else _flocks(key.ino)
 
 
 def _owner(field: bytes) -> tuple[int, int]:
@@ -56,15 +44,6 @@ def _whole(name: bytes, fields: list[tuple[bytes, bytes]]) -> list[Command]:
     return [(b"DEL", name), *[(b"HSET", name, *[word for pair in piece for word in pair]) for piece in pieces]]
 
 
-def _put_flocks(key: FlockKey, locks: tuple[Flock, ...]) -> list[Command]:
-    fields = [(b"%d_%016X" % (lock.sid, lock.owner), b"W" if lock.exclusive else b"R") for lock in locks]
-    return _whole(_flocks(key.ino), fields)
-
-
-def _put_plocks(key: PlockKey, locks: tuple[Plock, ...]) -> list[Command]:
-    return _whole(_plocks(key.ino), [(b"%d_%016X" % (lock.sid, lock.owner), lock.ranges) for lock in locks])
-
-
 HASHES: Final = frozenset({"flock", "plock"})
 
 
@@ -73,23 +52,47 @@ def as_read(writing: Sequence[Command]) -> list[Any]:
     return [word for command in writing[1:] for word in command[2:]]
 
 
-READING: Final[dict[str, Callable[[Any], tuple[Command, ...]]]] = {
-    "flock": lambda key: ((b"HGETALL", _flocks(key.ino)),),
-    "plock": lambda key: ((b"HGETALL", _plocks(key.ino)),),
-    "locked": lambda key: ((b"SISMEMBER", *_locked(key)),),
-}
 DECODING: Final[dict[str, Callable[[Any, Sequence[Any]], Any]]] = {
     "flock": _decode_flocks,
     "plock": _decode_plocks,
     "locked": lambda key, replies: True if replies[0] else None,
 }
-PUTTING: Final[dict[str, Callable[[Any, Any], list[Command]]]] = {
-    "flock": _put_flocks,
-    "plock": _put_plocks,
-    "locked": lambda key, record: [(b"SADD", *_locked(key))],
-}
-DELETING: Final[dict[str, Callable[[Any], list[Command]]]] = {
-    "flock": lambda key: [(b"DEL", _flocks(key.ino))],
-    "plock": lambda key: [(b"DEL", _plocks(key.ino))],
-    "locked": lambda key: [(b"SREM", *_locked(key))],
-}
+
+
+class LockLayout:
+    """The keys of locks in a volume whose keys begin with *prefix*, and the commands on them."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._flocks = prefix + b"lockf%d"
+        self._plocks = prefix + b"lockp%d"
+        self._set = prefix + b"locked%d"
+        flocks, plocks, locked = self._flocks, self._plocks, self._locked
+        self.reading: dict[str, Callable[[Any], tuple[Command, ...]]] = {
+            "flock": lambda key: ((b"HGETALL", flocks % key.ino),),
+            "plock": lambda key: ((b"HGETALL", plocks % key.ino),),
+            "locked": lambda key: ((b"SISMEMBER", *locked(key)),),
+        }
+        self.putting: dict[str, Callable[[Any, Any], list[Command]]] = {
+            "flock": self._put_flocks,
+            "plock": self._put_plocks,
+            "locked": lambda key, record: [(b"SADD", *locked(key))],
+        }
+        self.deleting: dict[str, Callable[[Any], list[Command]]] = {
+            "flock": lambda key: [(b"DEL", flocks % key.ino)],
+            "plock": lambda key: [(b"DEL", plocks % key.ino)],
+            "locked": lambda key: [(b"SREM", *locked(key))],
+        }
+
+    def of_session(self, sid: int) -> bytes:
+        """The set of the keys of a session's locks; its members are whole keys, prefix included."""
+        return self._set % sid
+
+    def _locked(self, key: LockedKey) -> tuple[bytes, bytes]:
+        return self._set % key.sid, (self._plocks if key.ranges else self._flocks) % key.ino
+
+    def _put_flocks(self, key: FlockKey, locks: tuple[Flock, ...]) -> list[Command]:
+        fields = [(b"%d_%016X" % (lock.sid, lock.owner), b"W" if lock.exclusive else b"R") for lock in locks]
+        return _whole(self._flocks % key.ino, fields)
+
+    def _put_plocks(self, key: PlockKey, locks: tuple[Plock, ...]) -> list[Command]:
+        return _whole(self._plocks % key.ino, [(b"%d_%016X" % (lock.sid, lock.owner), lock.ranges) for lock in locks])

@@ -6,25 +6,26 @@ The lost connection is ended by CLIENT KILL; a server that was started again has
 from typing import Any
 
 from jfs.errors import StoreAway
-from jfs.meta.engines.redis import layout
 from jfs.meta.engines.redis.connection import Command, Connection, pack
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError
+from jfs.meta.engines.redis.layout import DECODING, Layout
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.engines.redis.transaction import RedisTx
 from jfs.meta.model.keys import Key
 from jfs.meta.store import outcome
 
 
-async def was_made(link: Link, tx: RedisTx, lost: Connection) -> bool:
+async def was_made(link: Link, layout: Layout, tx: RedisTx, lost: Connection) -> bool:
     """Whether the commit of *tx* that was sent over *lost* has been made. StoreUnavailable when that cannot be told."""
-    return await outcome.was_made(tx, _Witness(link, tx, lost), lost.lost)
+    return await outcome.was_made(tx, _Witness(link, layout, tx, lost), lost.lost)
 
 
 class _Witness:
     """See `jfs.meta.store.outcome.Witness`."""
 
-    def __init__(self, link: Link, tx: RedisTx, lost: Connection) -> None:
+    def __init__(self, link: Link, layout: Layout, tx: RedisTx, lost: Connection) -> None:
         self._link = link
+        self._layout = layout
         self._tx = tx
         self._lost = lost
 
@@ -32,7 +33,9 @@ class _Witness:
         connection = await self._link.shared()
         if not self._lost.run_id or not connection.run_id:
             return False
-        if connection.run_id != self._lost.run_id:  # another process, to which the connection never led
+        # Another process, to which the connection never led. If the former one lives, as a replica now or as a node of a Cluster
+        # without the volume's slot, it refuses what it still finds in its buffers, or loses it when it takes over the present state.
+        if connection.run_id != self._lost.run_id:
             return True
         try:
             (answer,) = await connection.request(pack((b"CLIENT", b"KILL", b"ID", self._lost.client_id)), 1)
@@ -41,10 +44,10 @@ class _Witness:
         return not isinstance(answer, ServerError)
 
     async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
-        readings = [layout.READING[key.kind](key) for key in keys]
+        readings = [self._layout.reading[key.kind](key) for key in keys]
         replies = iter(await self._link.read([command for reading in readings for command in reading]))
         return tuple(
-            layout.DECODING[key.kind](key, [next(replies) for _ in reading])
+            DECODING[key.kind](key, [next(replies) for _ in reading])
             for key, reading in zip(keys, readings, strict=True)
         )
 

@@ -1,17 +1,18 @@
 """What is read of Redis in pieces and without a transaction: listings, queues, searches over all keys.
 
-HSCAN and SCAN may give an element twice while others write; listings leave repeated names out, searches repeated keys.
+HSCAN and SCAN may give an element twice while others write; listings leave repeated names out, searches repeated keys. A cursor is a
+place in the tables of one process: when another one answers (the server was started again, or a replica is the master now) it starts over.
 Searches look at every key of the database, so only rare jobs use them, and each match is checked against the full form of
 its name, since `s*` also finds `setting` (format §4.1.2).
 """
 
 import re
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
 from jfs.errors import CorruptRecord
-from jfs.meta.engines.redis import layout
 from jfs.meta.engines.redis.connection import Command
+from jfs.meta.engines.redis.layout import Layout
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.model.attr import entry_columns
 from jfs.meta.store.page import StoredPage
@@ -19,21 +20,34 @@ from jfs.meta.store.page import StoredPage
 _PAGE: Final = 4096
 _FIRST: Final = 384  # entries of a listing's first page: about what the kernel asks for at once
 _LATER: Final = 2048  # of the others, which are read while earlier ones are taken in
-_VOLUME_KEY: Final = re.compile(layout.VOLUME_KEYS)
-_CHUNK_KEY: Final = re.compile(rb"c(\d+)_(\d+)")
-_NODE_KEY: Final = re.compile(rb"i(\d+)")
 
 
-async def list_directory(link: Link, ino: int, plus: bool) -> AsyncIterator[StoredPage]:
-    """The pages of a directory; with *plus* each page's attributes are one MGET."""
-    cursor = b"0"
-    count = _FIRST
-    seen: set[bytes] | None = None  # only a listing of several pages can repeat a name
+async def _pages(link: Link, page: Callable[[bytes], list[Command]]) -> AsyncIterator[tuple[list[Any], bool]]:
+    """What SCAN or HSCAN finds, piece by piece, and whether it is the last one; *page* makes the commands for a cursor."""
+    cursor, turn = b"0", link.turn
     while True:
-        ((cursor, flat),) = await link.read([(b"HSCAN", layout.directory(ino), cursor, b"COUNT", count)])
-        count = _LATER
+        asked = cursor
+        reply = (await link.read(page(asked)))[-1]
+        cursor, found = reply if isinstance(reply[0], bytes) else reply[-1]
+        if link.turn != turn and not asked == cursor == b"0":
+            cursor, turn = b"0", link.turn
+            continue
+        yield found, cursor == b"0"
+        if cursor == b"0":
+            return
+
+
+async def list_directory(link: Link, layout: Layout, ino: int, plus: bool) -> AsyncIterator[StoredPage]:
+    """The pages of a directory; with *plus* each page's attributes are one MGET."""
+    seen: set[bytes] | None = None  # only a listing of several pages can repeat a name
+    directory = layout.directory(ino)
+
+    def page(cursor: bytes) -> list[Command]:
+        return [(b"HSCAN", directory, cursor, b"COUNT", _FIRST if cursor == b"0" else _LATER)]
+
+    async for flat, last in _pages(link, page):
         names, entries = flat[::2], flat[1::2]
-        if seen is None and cursor != b"0":
+        if seen is None and not last:
             seen = set()
         if seen is not None and names:
             pairs = {name: entry for name, entry in zip(names, entries, strict=True) if name not in seen}
@@ -42,39 +56,40 @@ async def list_directory(link: Link, ino: int, plus: bool) -> AsyncIterator[Stor
         if names:
             attrs = None
             if plus:
-                (attrs,) = await link.read([(b"MGET", *[b"i%d" % ino for ino in entry_columns(entries)[1]])])
+                (attrs,) = await link.read([(b"MGET", *[layout.node(ino) for ino in entry_columns(entries)[1]])])
             yield StoredPage(names, entries, attrs)
-        if cursor == b"0":
-            return
 
 
-async def keys(link: Link, match: bytes) -> AsyncIterator[list[bytes]]:
-    """Keys of the database that match a glob, in pieces; a key may come twice."""
-    cursor = b"0"
-    while True:
-        ((cursor, found),) = await link.read([(b"SCAN", cursor, b"MATCH", match, b"COUNT", _PAGE)])
+async def keys(link: Link, layout: Layout, match: bytes) -> AsyncIterator[list[bytes]]:
+    """Keys of the volume that match a glob, in pieces; a key may come twice."""
+    match = layout.prefix + match
+
+    def page(cursor: bytes) -> list[Command]:
+        scan: Command = (b"SCAN", cursor, b"MATCH", match, b"COUNT", _PAGE)
+        if not layout.prefix:
+            return [scan]
+        # A node of a Cluster gives the keys it has, be they all of the slot's or not. The question for a key that is never there
+        # is refused when the slot is elsewhere or on its way.
+        return [(b"MULTI",), (b"EXISTS", layout.prefix), scan, (b"EXEC",)]
+
+    async for found, _ in _pages(link, page):
         if found:
             yield found
-        if cursor == b"0":
-            return
 
 
 async def hash_items(link: Link, key: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
     """Fields and values of a hash; a field may come twice while it is written to."""
-    cursor = b"0"
-    while True:
-        ((cursor, flat),) = await link.read([(b"HSCAN", key, cursor, b"COUNT", _PAGE)])
+    async for flat, _ in _pages(link, lambda cursor: [(b"HSCAN", key, cursor, b"COUNT", _PAGE)]):
         for at in range(0, len(flat), 2):
             yield flat[at], flat[at + 1]
-        if cursor == b"0":
-            return
 
 
-async def nodes(link: Link) -> AsyncIterator[tuple[int, bytes]]:
+async def nodes(link: Link, layout: Layout) -> AsyncIterator[tuple[int, bytes]]:
     """Inodes and stored attributes of all inode records."""
     seen: set[int] = set()
-    async for found in keys(link, b"i*"):
-        inodes = [int(match[1]) for key in found if (match := _NODE_KEY.fullmatch(key))]
+    form = layout.pattern(rb"i(\d+)")
+    async for found in keys(link, layout, b"i*"):
+        inodes = [int(match[1]) for key in found if (match := form.fullmatch(key))]
         inodes = [ino for ino in dict.fromkeys(inodes) if ino not in seen]
         if not inodes:
             continue
@@ -85,22 +100,22 @@ async def nodes(link: Link) -> AsyncIterator[tuple[int, bytes]]:
                 yield ino, raw
 
 
-async def chunks(link: Link) -> AsyncIterator[tuple[int, int, list[bytes]]]:
+async def chunks(link: Link, layout: Layout) -> AsyncIterator[tuple[int, int, list[bytes]]]:
     """Inode, index and list of all chunks."""
     seen: set[bytes] = set()
-    async for found in keys(link, b"c*_*"):
-        fresh = [key for key in dict.fromkeys(found) if key not in seen and _CHUNK_KEY.fullmatch(key)]
+    form = layout.pattern(rb"c(\d+)_(\d+)")
+    async for found in keys(link, layout, b"c*_*"):
+        fresh = [match for key in dict.fromkeys(found) if key not in seen and (match := form.fullmatch(key))]
         if not fresh:
             continue
-        seen.update(fresh)
-        commands: list[Command] = [(b"LRANGE", key, 0, -1) for key in fresh]
-        for key, records in zip(fresh, await link.read(commands), strict=True):
+        seen.update(match[0] for match in fresh)
+        commands: list[Command] = [(b"LRANGE", match[0], 0, -1) for match in fresh]
+        for match, records in zip(fresh, await link.read(commands), strict=True):
             if records:
-                ino, indx = key[1:].split(b"_")
-                yield int(ino), int(indx), records
+                yield int(match[1]), int(match[2]), records
 
 
-async def chunk_indexes(link: Link, ino: int, below: int | None) -> list[int]:
+async def chunk_indexes(link: Link, layout: Layout, ino: int, below: int | None) -> list[int]:
     """Indexes of an inode's chunks that have a list: looked at one by one up to *below* indexes, else searched for."""
     if below is not None:
         found = []
@@ -110,41 +125,47 @@ async def chunk_indexes(link: Link, ino: int, below: int | None) -> list[int]:
             found += [indx for indx, exists in zip(indexes, replies, strict=True) if exists]
         return found
     indexes_found: set[int] = set()
-    async for names in keys(link, b"c%d_*" % ino):
-        indexes_found.update(int(match[2]) for key in names if (match := _CHUNK_KEY.fullmatch(key)))
+    form = layout.pattern(rb"c%d_(\d+)" % ino)
+    async for names in keys(link, layout, b"c%d_*" % ino):
+        indexes_found.update(int(match[1]) for key in names if (match := form.fullmatch(key)))
     return sorted(indexes_found)
 
 
-async def is_blank(link: Link) -> bool:
+async def is_blank(link: Link, layout: Layout) -> bool:
     """Whether no key of the database has the form of a volume's."""
-    (count,) = await link.read([(b"DBSIZE",)])
-    if not count:
-        return True
-    (known,) = await link.read([(b"EXISTS", layout.SETTING, b"i1", b"nextinode", b"nextchunk", b"totalInodes")])
+    if not layout.prefix:
+        (count,) = await link.read([(b"DBSIZE",)])
+        if not count:
+            return True
+    counters = [layout.counters[name] for name in ("nextInode", "nextChunk", "totalInodes")]
+    (known,) = await link.read([(b"EXISTS", layout.setting, layout.node(1), *counters)])
     if known:
         return False
-    async for found in keys(link, b"*"):
-        if any(_VOLUME_KEY.fullmatch(key) for key in found):
+    form = layout.volume_keys()
+    async for found in keys(link, layout, b"*"):
+        if any(form.fullmatch(key) for key in found):
             return False
     return True
 
 
-async def remove_volume(link: Link) -> None:
+async def remove_volume(link: Link, layout: Layout) -> None:
     """Remove every key that has the form of a volume's; others of the database stay."""
-    async for found in keys(link, b"*"):
-        ours = [key for key in found if _VOLUME_KEY.fullmatch(key)]
+    form = layout.volume_keys()
+    async for found in keys(link, layout, b"*"):
+        ours = [key for key in found if form.fullmatch(key)]
         if ours:
             await link.change([(b"UNLINK", *ours)])
 
 
-async def forget_session(link: Link, sid: int) -> None:
+async def forget_session(link: Link, layout: Layout, sid: int) -> None:
     """Remove a session: the locks it holds in every inode it has locked, its sustained set, its records (format §7.1).
 
     A shared flock of a real client that died is not in `locked<sid>` and stays (format §4.1.2).
     """
-    locked = b"locked%d" % sid
+    locked = layout.locks.of_session(sid)
     (names,) = await link.read([(b"SMEMBERS", locked)])
-    lock_keys = [name for name in names if re.fullmatch(rb"lock[fp]\d+", name)]
+    form = layout.pattern(rb"lock[fp]\d+")
+    lock_keys = [name for name in names if form.fullmatch(name)]
     removals: list[Command] = []
     if lock_keys:
         mine = b"%d_" % sid
@@ -156,9 +177,8 @@ async def forget_session(link: Link, sid: int) -> None:
     removals += [
         (b"DEL", locked),
         (b"DEL", layout.sustained(sid)),
-        (b"ZREM", layout.SESSIONS, sid),
-        (b"ZREM", layout.OLD_SESSIONS, sid),
-        (b"HDEL", layout.SESSION_INFOS, sid),
+        *[(b"ZREM", name, sid) for name in (layout.sessions, layout.old_sessions) if name],
+        (b"HDEL", layout.session_infos, sid),
     ]
     await link.change(removals)
 

@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from jfs.errors import Conflict
-from jfs.meta.engines.redis import layout
 from jfs.meta.engines.redis.connection import Command, pack, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted
+from jfs.meta.engines.redis.layout import ADD_TO_EXISTING, DECODING, REMEMBERED, Layout
 from jfs.meta.engines.redis.link import Link
 from jfs.meta.engines.redis.outcome import was_made
 from jfs.meta.engines.redis.remembered import RecordCache
@@ -65,13 +65,14 @@ end
 return 0
 """
 
-# An entry and the attributes it leads to. Lua's numbers are exact up to 2^53 only; beyond, the caller asks for them itself.
+# An entry and the attributes it leads to, in keys that begin with PREFIX. Lua's numbers are exact up to 2^53 only; beyond, the
+# caller asks for them itself.
 _LOOKUP: Final = """
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 if not entry then return false end
 local high, low = struct.unpack('>I4I4', string.sub(entry, 2, 9))
 if high >= 2097152 then return {entry} end
-return {entry, redis.call('GET', 'i' .. string.format('%.0f', high * 4294967296 + low))}
+return {entry, redis.call('GET', 'PREFIXi' .. string.format('%.0f', high * 4294967296 + low))}
 """
 
 _SHEBANG: Final = "#!lua\n"  # from version 7 on: refused as a whole when the server is out of memory or a replica
@@ -93,8 +94,8 @@ class ScriptTx(RedisTx):
 
     __slots__ = ("_cache", "_link", "_trust", "afterwards", "came", "guessed")
 
-    def __init__(self, link: Link, cache: RecordCache, trust: bool) -> None:
-        super().__init__()
+    def __init__(self, link: Link, layout: Layout, cache: RecordCache, trust: bool) -> None:
+        super().__init__(layout)
         self._link = link
         self._cache = cache
         self._trust = trust  # whether the cache may answer
@@ -109,7 +110,7 @@ class ScriptTx(RedisTx):
         cache = self._cache
         if not self._trust:
             return await self._fetch_fresh(keys)
-        raws = [cache.get(key) if key.kind in layout.REMEMBERED else UNKNOWN for key in keys]
+        raws = [cache.get(key) if key.kind in REMEMBERED else UNKNOWN for key in keys]
         fresh: Iterator[Any] = iter(())
         if UNKNOWN in raws:
             fresh = iter(await self._fetch_fresh([key for key, raw in zip(keys, raws, strict=True) if raw is UNKNOWN]))
@@ -119,15 +120,15 @@ class ScriptTx(RedisTx):
                 records.append(next(fresh))
             else:
                 self.guessed = True
-                self.seen[layout.READING[key.kind](key)[0]] = raw
-                records.append(layout.DECODING[key.kind](key, (raw,)))
+                self.seen[self._layout.reading[key.kind](key)[0]] = raw
+                records.append(DECODING[key.kind](key, (raw,)))
         return records
 
     async def _fetch_fresh(self, keys: Sequence[Key[Any]]) -> Sequence[Any]:
         records = await super()._fetch(keys)
         for key in keys:
-            if key.kind in layout.REMEMBERED:
-                self._cache.put(key, self.seen[layout.READING[key.kind](key)[0]])
+            if key.kind in REMEMBERED:
+                self._cache.put(key, self.seen[self._layout.reading[key.kind](key)[0]])
         return records
 
     async def _fetch_count(self, ino: int, limit: int) -> int:
@@ -135,7 +136,7 @@ class ScriptTx(RedisTx):
         if not self._trust:
             return await super()._fetch_count(ino, limit)
         self.guessed = True
-        self.seen[(b"HLEN", layout.directory(ino))] = 0
+        self.seen[(b"HLEN", self._layout.directory(ino))] = 0
         return 0
 
     @property
@@ -146,7 +147,7 @@ class ScriptTx(RedisTx):
     def forget_guesses(self) -> None:
         """Drop from the cache what the attempt has read."""
         for key in self.reads:
-            if key.kind in layout.REMEMBERED:
+            if key.kind in REMEMBERED:
                 self._cache.drop(key)
 
     def remember_writes(self) -> None:
@@ -162,11 +163,13 @@ class ScriptTx(RedisTx):
 class Scripts:
     """The loaded scripts of one server, and attempts that commit by them."""
 
-    def __init__(self, link: Link, address: str, major: int) -> None:
+    def __init__(self, link: Link, layout: Layout, address: str, major: int) -> None:
         self._link = link
+        self._layout = layout
         self._address = address
+        lookup = _LOOKUP.replace("PREFIX", layout.prefix.decode())
         shebang = _SHEBANG if major >= 7 else ""
-        self._sources = [(shebang + source).encode() for source in (_COMMIT, _LOOKUP)]
+        self._sources = [(shebang + source).encode() for source in (_COMMIT, lookup)]
         self._commit, self._lookup = (hashlib.sha1(source).hexdigest().encode() for source in self._sources)
         self.cache = RecordCache()
         self.usable = True
@@ -186,7 +189,7 @@ class Scripts:
 
     async def attempt(self, operation: Callable[[Tx], Awaitable[T]], number: int, log: ChangeLog | None) -> T:
         """One attempt of `Store.run`; the first may rest on remembered values."""
-        tx = ScriptTx(self._link, self.cache, trust=number == 0)
+        tx = ScriptTx(self._link, self._layout, self.cache, trust=number == 0)
         tx.keep_journal(log)
         try:
             result = await operation(tx)
@@ -212,7 +215,7 @@ class Scripts:
             arguments += command
             arguments.append(expected(reply))
         for command in writes:
-            if command[0] == layout.ADD_TO_EXISTING:
+            if command[0] == ADD_TO_EXISTING:
                 names.update(dict.fromkeys((command[1], *command[3::2])))
             else:
                 names[command[1]] = None
@@ -225,7 +228,7 @@ class Scripts:
         try:
             answer, *later = await connection.request(packet, 1 + len(tx.afterwards))
         except ConnectionLost as error:
-            if error.sent and writes and await was_made(self._link, tx, connection):
+            if error.sent and writes and await was_made(self._link, self._layout, tx, connection):
                 return
             raise Conflict from error
         if answer == 0:
@@ -248,25 +251,25 @@ class Scripts:
 
     async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
         """See `jfs.meta.store.base.Store.lookup`; what is found may serve the next transaction."""
-        command: Command = (b"EVALSHA", self._lookup, 1, layout.directory(parent), name)
+        command: Command = (b"EVALSHA", self._lookup, 1, self._layout.directory(parent), name)
         connection = self._link.shared_now() or await self._link.shared()
         try:
             (answer,) = await connection.request(pack(command), 1)
         except ConnectionLost:
-            return await lookup_plainly(self._link, self.cache, parent, name)
+            return await lookup_plainly(self._link, self._layout, self.cache, parent, name)
         if isinstance(answer, ServerError):
             if answer.text.startswith("NOSCRIPT"):
                 await self.load()
             elif answer.forbidden:
                 self._give_up(answer.text)
-            return await lookup_plainly(self._link, self.cache, parent, name)
+            return await lookup_plainly(self._link, self._layout, self.cache, parent, name)
         if answer is None:
             self.cache.put(EdgeKey(parent, name), None)
             return None
         entry = unpack_entry(answer[0])
         self.cache.put(EdgeKey(parent, name), answer[0])
         if len(answer) == 1:
-            return await lookup_plainly(self._link, self.cache, parent, name)
+            return await lookup_plainly(self._link, self._layout, self.cache, parent, name)
         return entry, _remembered(self.cache, entry.ino, answer[1])
 
 
@@ -277,7 +280,9 @@ def _remembered(cache: RecordCache, ino: int, raw: bytes | None) -> Attr | None:
     return unpack_attr(raw)
 
 
-async def lookup_plainly(link: Link, cache: RecordCache, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
+async def lookup_plainly(
+    link: Link, layout: Layout, cache: RecordCache, parent: int, name: bytes
+) -> tuple[Entry, Attr | None] | None:
     """A lookup in two round trips."""
     (raw,) = await link.read([(b"HGET", layout.directory(parent), name)])
     cache.put(EdgeKey(parent, name), raw)

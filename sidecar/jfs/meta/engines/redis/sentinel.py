@@ -6,7 +6,8 @@ Sentinels close the connections of a master that became a replica, so that whoev
 import asyncio
 
 from jfs.errors import CredentialsRefused, StoreAway
-from jfs.meta.engines.redis.connection import Command, Connection, pack_all
+from jfs.meta.engines.redis.connection import Command, pack_all
+from jfs.meta.engines.redis.dialling import reach
 from jfs.meta.engines.redis.failures import ConnectionLost, first_error
 from jfs.meta.engines.redis.url import RedisAddress
 
@@ -30,14 +31,7 @@ async def ask_sentinels(address: RedisAddress) -> tuple[str, int]:
 
 
 async def _ask(address: RedisAddress, host: str, port: int) -> tuple[str, int] | None:
-    context = address.tls_context()
-    _, connection = await asyncio.get_running_loop().create_connection(
-        lambda: Connection(f"{host}:{port}", address.read_timeout, address.write_timeout),
-        host,
-        port,
-        ssl=context,
-        server_hostname=(address.tls_server_name or host) if context else None,
-    )
+    connection = await reach(address, host, port)
     try:
         commands: list[Command] = [("AUTH", address.sentinel_password)] if address.sentinel_password else []
         commands.append(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.master))

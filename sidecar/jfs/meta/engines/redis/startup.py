@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 async def check_server(connection: Connection, address: str) -> int:
-    """The server's major version. StoreUnavailable when it is too old or a cluster; warns of settings that lose data."""
+    """The server's major version. StoreUnavailable when it is too old; warns of settings that lose data."""
     (reply,) = await connection.request(pack((b"INFO",)), 1)
     if isinstance(reply, ServerError):
         log.warning("Redis at %s does not tell about itself (%s), so its settings are not checked", address, reply)
@@ -20,8 +20,6 @@ async def check_server(connection: Connection, address: str) -> int:
     major = int(version.partition(".")[0]) if version.partition(".")[0].isdigit() else 0
     if version and major < 4:
         raise StoreUnavailable(f"Redis at {address} is version {version}; a volume needs 4.0 or newer")
-    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled") == "1":
-        raise StoreUnavailable(f"Redis at {address} is part of a cluster, which is not supported; use a single server")
     if info.get("aof_enabled") == "0":
         log.warning("AOF is off in Redis at %s: metadata may be lost when it stops", address)
     policy = info.get("maxmemory_policy", "noeviction")

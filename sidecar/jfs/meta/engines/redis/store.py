@@ -1,4 +1,4 @@
-"""The store over one Redis server.
+"""The store over one Redis server, which may be that node of a Cluster which has the volume's slot.
 
 Transactions commit by a server-side script when the server lets us (`script`), else by WATCH and MULTI (`transaction`);
 both answer the same contract. Reads outside transactions share one pipelined connection.
@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any, TypeVar
 
 from jfs.errors import Conflict
-from jfs.meta.engines.redis import layout, quotas, scans
+from jfs.meta.engines.redis import scans
 from jfs.meta.engines.redis.connection import Command
 from jfs.meta.engines.redis.failures import ConnectionLost, first_error
-from jfs.meta.engines.redis.link import Link
+from jfs.meta.engines.redis.layout import DECODING, REMEMBERED, Layout, joined, score
+from jfs.meta.engines.redis.link import Link, PartOfCluster
 from jfs.meta.engines.redis.outcome import was_made
 from jfs.meta.engines.redis.script import Scripts, ScriptTx, lookup_plainly
 from jfs.meta.engines.redis.startup import check_server
@@ -38,7 +39,7 @@ _KNOWN_STATS = 65536
 
 
 class RedisStore(TransactionRunner):
-    """A volume's records in one Redis server."""
+    """A volume's records in one Redis server or a Cluster."""
 
     name = "redis"
     initial_counters: Mapping[str, int] = {}
@@ -47,18 +48,28 @@ class RedisStore(TransactionRunner):
         super().__init__()
         self._use_scripts = use_scripts
         self._scripts: Scripts
-        self._address = str(address)
-        self._link = Link(address)
-        self._link.dialled = self._present
+        self._use(address)
         # Directories that have a usage record. They keep it as long as they live, and inodes are never used again.
         self._known_stats: set[DirStatKey] = set()
 
+    def _use(self, address: RedisAddress) -> None:
+        self._address = str(address)
+        self._link = Link(address)
+        self._link.dialled = self._present
+        self._layout = Layout(self._link.prefix)
+
     async def open(self) -> None:
         """Connect and check the server. StoreUnavailable, CredentialsRefused."""
-        connection = await self._link.dial()
+        try:
+            connection = await self._link.dial()
+        except PartOfCluster as found:
+            if found.address is None:
+                raise
+            self._use(found.address)  # the same server, as the real client does, by whose nodes the others are found
+            connection = await self._link.dial()
         self._link.adopt(connection)
         major = await check_server(connection, self._address)
-        self._scripts = Scripts(self._link, self._address, major)
+        self._scripts = Scripts(self._link, self._layout, self._address, major)
         if self._use_scripts:
             await self._scripts.load()
         else:
@@ -90,7 +101,7 @@ class RedisStore(TransactionRunner):
         self, operation: Callable[[Tx], Awaitable[T]], key: Key[A], *, near: Sequence[int] = ()
     ) -> tuple[T, A | None]:
         """See `jfs.meta.store.base.Store.run_then_get`: the reading command travels behind the commit script."""
-        reading = layout.READING[key.kind](key)
+        reading = self._layout.reading[key.kind](key)
         last: ScriptTx | None = None
 
         @functools.wraps(operation)
@@ -106,13 +117,13 @@ class RedisStore(TransactionRunner):
         if replies is None or first_error(list(replies)):
             (record,) = await self.get(key)
             return result, record
-        if key.kind in layout.REMEMBERED:
+        if key.kind in REMEMBERED:
             self._scripts.cache.put(key, replies[0])
-        return result, layout.DECODING[key.kind](key, replies)
+        return result, DECODING[key.kind](key, replies)
 
     async def _attempt_watching(self, operation: Callable[[Tx], Awaitable[T]]) -> T:
         async with self._link.borrow() as connection:
-            tx = WatchTx(connection, self._address)
+            tx = WatchTx(connection, self._layout, self._address)
             tx.keep_journal(self.change_log)
             try:
                 result = await operation(tx)
@@ -134,11 +145,13 @@ class RedisStore(TransactionRunner):
             commands = tx.commands()
             if tx.stats or tx.quotas:
                 await self._learn_stats(list(tx.stats))
-                commands = plain_commands(commands, self._known_stats, await self._present_quotas(tx.quotas))
+                commands = plain_commands(
+                    commands, self._layout, self._known_stats, await self._present_quotas(tx.quotas)
+                )
             try:
                 await tx.commit(commands)
             except ConnectionLost as error:
-                if not await was_made(self._link, tx, connection):
+                if not await was_made(self._link, self._layout, tx, connection):
                     raise Conflict from error
             return result
 
@@ -147,25 +160,27 @@ class RedisStore(TransactionRunner):
         asked = [key for key in keys if key.what == DIRECTORY]
         if not asked:
             return set()
-        replies = await self._link.read([(b"HEXISTS", quotas.HASHES[DIRECTORY][0], key.id) for key in asked])
+        replies = await self._link.read(
+            [(b"HEXISTS", self._layout.quotas.hashes[DIRECTORY][0], key.id) for key in asked]
+        )
         return {key for key, exists in zip(asked, replies, strict=True) if exists}
 
     async def _learn_stats(self, usages: list[DirStatKey]) -> None:
         unknown = [key for key in usages if key not in self._known_stats]
         if unknown:
-            replies = await self._link.read([(b"HEXISTS", layout.DIR_INODES, key.ino) for key in unknown])
+            replies = await self._link.read([(b"HEXISTS", self._layout.dir_inodes, key.ino) for key in unknown])
             if len(self._known_stats) > _KNOWN_STATS:
                 self._known_stats.clear()
             self._known_stats.update(key for key, exists in zip(unknown, replies, strict=True) if exists)
 
     async def get(self, *keys: Key[Any]) -> tuple[Any, ...]:
-        readings = [layout.READING[key.kind](key) for key in keys]
+        readings = [self._layout.reading[key.kind](key) for key in keys]
         replies = await self._link.read([command for reading in readings for command in reading])
         records = []
         at = 0
         for key, reading in zip(keys, readings, strict=True):
-            records.append(layout.DECODING[key.kind](key, replies[at : at + len(reading)]))
-            if key.kind in layout.REMEMBERED:
+            records.append(DECODING[key.kind](key, replies[at : at + len(reading)]))
+            if key.kind in REMEMBERED:
                 self._scripts.cache.put(key, replies[at])
             at += len(reading)
         return tuple(records)
@@ -173,10 +188,10 @@ class RedisStore(TransactionRunner):
     async def lookup(self, parent: int, name: bytes) -> tuple[Entry, Attr | None] | None:
         if self._scripts.usable:
             return await self._scripts.lookup(parent, name)
-        return await lookup_plainly(self._link, self._scripts.cache, parent, name)
+        return await lookup_plainly(self._link, self._layout, self._scripts.cache, parent, name)
 
     async def list_directory(self, ino: int, *, plus: bool) -> AsyncIterator[StoredPage]:
-        async for page in scans.list_directory(self._link, ino, plus):
+        async for page in scans.list_directory(self._link, self._layout, ino, plus):
             if plus:
                 self._scripts.cache.offer(ino, page)
             yield page
@@ -189,45 +204,45 @@ class RedisStore(TransactionRunner):
         return await self._increment(counter, 1)
 
     async def _increment(self, counter: str, count: int) -> int:
-        command: Command = (b"INCRBY", layout.counter_name(counter), count)
+        command: Command = (b"INCRBY", self._layout.counters[counter], count)
         value: int
         if self.change_log is None or counter == "nextTrash":  # which the real client does not log
             (value,) = await self._link.change([command], twice=True)  # of ids some may remain unused
         else:
-            logged = layout.logging([self.change_log.line(incremented(counter, count))])
+            logged = self._layout.logging([self.change_log.line(incremented(counter, count))])
             transaction: list[Command] = [(b"MULTI",), command, *logged, (b"EXEC",)]
             *_, (value, *_) = await self._link.change(transaction, twice=True)
         return value
 
     async def sessions(self) -> AsyncIterator[tuple[int, Session]]:
+        layout = self._layout
         everything: list[Command] = [
-            (b"ZRANGE", layout.SESSIONS, 0, -1, b"WITHSCORES"),
-            (b"ZRANGE", layout.OLD_SESSIONS, 0, -1, b"WITHSCORES"),
-            (b"HGETALL", layout.SESSION_INFOS),
+            (b"ZRANGE", name, 0, -1, b"WITHSCORES") for name in (layout.sessions, layout.old_sessions) if name
         ]
-        present, old, flat = await self._link.read(everything)
+        everything.append((b"HGETALL", layout.session_infos))
+        *queues, flat = await self._link.read(everything)
         infos = dict(zip(flat[::2], flat[1::2], strict=True))
-        for life, pairs in ((0, present), (_OLD_SESSION_LIFE, old)):
+        for life, pairs in zip((0, _OLD_SESSION_LIFE), queues, strict=False):
             for sid, raw in zip(pairs[::2], pairs[1::2], strict=True):
-                yield int(sid), Session((layout.score(raw) or 0) + life, infos.get(sid, b""))
+                yield int(sid), Session((score(raw) or 0) + life, infos.get(sid, b""))
 
     async def sustained(self, sid: int) -> AsyncIterator[int]:
-        (members,) = await self._link.read([(b"SMEMBERS", layout.sustained(sid))])
+        (members,) = await self._link.read([(b"SMEMBERS", self._layout.sustained(sid))])
         for ino in members:
             yield int(ino)
 
     async def forget_session(self, sid: int) -> None:
-        await scans.forget_session(self._link, sid)
+        await scans.forget_session(self._link, self._layout, sid)
 
     async def deleted_files(self) -> AsyncIterator[tuple[int, int, int]]:
-        (pairs,) = await self._link.read([(b"ZRANGE", layout.DELETED_FILES, 0, -1, b"WITHSCORES")])
+        (pairs,) = await self._link.read([(b"ZRANGE", self._layout.deleted_files, 0, -1, b"WITHSCORES")])
         for member, raw in zip(pairs[::2], pairs[1::2], strict=True):
             ino, length = scans.split_pair(member, b":")
-            yield ino, length, layout.score(raw) or 0
+            yield ino, length, score(raw) or 0
 
     async def delayed_slices(self) -> AsyncIterator[tuple[int, int, bytes]]:
         seen: set[bytes] = set()
-        async for field, records in scans.hash_items(self._link, layout.DELAYED):
+        async for field, records in scans.hash_items(self._link, self._layout.delayed):
             if field not in seen:
                 seen.add(field)
                 slice_id, since = scans.split_pair(field, b"_")
@@ -235,7 +250,7 @@ class RedisStore(TransactionRunner):
 
     async def unreferenced_slices(self) -> AsyncIterator[tuple[int, int]]:
         seen: set[bytes] = set()
-        async for field, extra in scans.hash_items(self._link, layout.SLICE_REFS):
+        async for field, extra in scans.hash_items(self._link, self._layout.slice_refs):
             if extra.startswith(b"-") and field not in seen:
                 seen.add(field)
                 yield scans.split_slice_field(field)
@@ -244,34 +259,34 @@ class RedisStore(TransactionRunner):
         below = None if length is None else (length + (1 << _CHUNK_BITS) - 1) >> _CHUNK_BITS
         if below is not None and below > _SEARCH_ABOVE:
             below = None
-        return await scans.chunk_indexes(self._link, ino, below)
+        return await scans.chunk_indexes(self._link, self._layout, ino, below)
 
     async def nodes(self) -> AsyncIterator[tuple[int, Attr]]:
-        async for ino, raw in scans.nodes(self._link):
+        async for ino, raw in scans.nodes(self._link, self._layout):
             yield ino, unpack_attr(raw)
 
     async def chunks(self) -> AsyncIterator[tuple[int, int, bytes]]:
-        async for ino, indx, records in scans.chunks(self._link):
-            yield ino, indx, layout.joined(ChunkKey(ino, indx), records) or b""
+        async for ino, indx, records in scans.chunks(self._link, self._layout):
+            yield ino, indx, joined(ChunkKey(ino, indx), records) or b""
 
     def scan(self, kind: type[K]) -> AsyncIterator[tuple[K, Any]]:
         from jfs.meta.engines.redis import examine  # for checks only
 
-        return examine.SCANS[kind](self._link)
+        return examine.SCANS[kind](self._link, self._layout)
 
     async def flaws(self, *, repair: bool) -> list[str]:
         return []
 
     async def logged(self) -> int:
-        (length,) = await self._link.read([(b"LLEN", layout.CHANGE_LOG)])
+        (length,) = await self._link.read([(b"LLEN", self._layout.change_log)])
         return int(length)
 
     async def oldest_logged(self, count: int) -> list[bytes]:
-        (lines,) = await self._link.read([(b"LRANGE", layout.CHANGE_LOG, 0, count - 1)])
+        (lines,) = await self._link.read([(b"LRANGE", self._layout.change_log, 0, count - 1)])
         return list(lines)
 
     async def last_logged(self) -> int:
-        (raw,) = await self._link.read([(b"GET", layout.LOGGED)])
+        (raw,) = await self._link.read([(b"GET", self._layout.logged)])
         return int(raw or 0)
 
     async def logged_after(self, version: int, count: int) -> list[tuple[int, bytes]]:
@@ -279,9 +294,9 @@ class RedisStore(TransactionRunner):
         while True:  # until the place of the first entry is known, and was still that when they were read
             transaction: list[Command] = [
                 (b"MULTI",),
-                (b"GET", layout.LOGGED),
-                (b"LLEN", layout.CHANGE_LOG),
-                (b"LRANGE", layout.CHANGE_LOG, start, start if first is None else start + count - 1),
+                (b"GET", self._layout.logged),
+                (b"LLEN", self._layout.change_log),
+                (b"LRANGE", self._layout.change_log, start, start if first is None else start + count - 1),
                 (b"EXEC",),
             ]
             last, length, lines = (await self._link.read(transaction))[-1]
@@ -291,15 +306,15 @@ class RedisStore(TransactionRunner):
             first, start = begin, max(version + 1 - begin, 0)
 
     async def forget_logged(self, count: int) -> None:
-        await self._link.change([(b"LTRIM", layout.CHANGE_LOG, count, -1)])
+        await self._link.change([(b"LTRIM", self._layout.change_log, count, -1)])
 
     async def is_blank(self) -> bool:
-        return await scans.is_blank(self._link)
+        return await scans.is_blank(self._link, self._layout)
 
     async def reset(self) -> None:
         self._known_stats.clear()
         self._scripts.cache.clear()
-        await scans.remove_volume(self._link)
+        await scans.remove_volume(self._link, self._layout)
 
     async def close(self) -> None:
         await self._link.close()

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from jfs.errors import Conflict
-from jfs.meta.engines.redis import layout, quotas
 from jfs.meta.engines.redis.connection import Command, Connection, pack_all
 from jfs.meta.engines.redis.failures import ConnectionLost, ServerError, converted, first_error
+from jfs.meta.engines.redis.layout import ADD_TO_EXISTING, DECODING, REMEMBERED, Layout, added, as_read
 from jfs.meta.model.keys import CounterKey, DirStatKey, Key, ParentKey, XattrKey
 from jfs.meta.model.quota import DIRECTORY, QuotaKey
 from jfs.meta.store.change_log import LogEntry, incremented
@@ -24,10 +24,11 @@ _ACL_IDS: Final = CounterKey("aclMaxId")
 class RedisTx(TrackedTx):
     """An attempt in terms of commands."""
 
-    __slots__ = ("batches", "seen", "stored")
+    __slots__ = ("_layout", "batches", "seen", "stored")
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
+        self._layout = layout
         self.seen: dict[Command, Any] = {}
         self.stored: dict[Any, Any] = {}  # replies of REMEMBERED kinds after what `commands` writes
         self.batches = 0  # round trips for reads
@@ -37,7 +38,8 @@ class RedisTx(TrackedTx):
         """Replies to reading commands in one round trip; Conflict when the attempt cannot go on."""
 
     async def _fetch(self, keys: Sequence[Key[Any]]) -> Sequence[Any]:
-        readings = [layout.READING[key.kind](key) for key in keys]
+        reading_of = self._layout.reading
+        readings = [reading_of[key.kind](key) for key in keys]
         commands = [command for reading in readings for command in reading]
         replies = await self._ask(commands)
         self.batches += 1
@@ -45,7 +47,7 @@ class RedisTx(TrackedTx):
         records = []
         at = 0
         for key, reading in zip(keys, readings, strict=True):
-            records.append(layout.DECODING[key.kind](key, replies[at : at + len(reading)]))
+            records.append(DECODING[key.kind](key, replies[at : at + len(reading)]))
             at += len(reading)
         return records
 
@@ -56,15 +58,15 @@ class RedisTx(TrackedTx):
         return reply
 
     async def _fetch_count(self, ino: int, limit: int) -> int:
-        count: int = await self._ask_one((b"HLEN", layout.directory(ino)))
+        count: int = await self._ask_one((b"HLEN", self._layout.directory(ino)))
         return min(count, limit)
 
     async def _fetch_xattr_names(self, ino: int) -> list[bytes]:
-        names: list[bytes] = await self._ask_one((b"HKEYS", layout.xattrs(ino)))
+        names: list[bytes] = await self._ask_one((b"HKEYS", self._layout.xattrs(ino)))
         return names
 
     async def _fetch_parents(self, ino: int) -> dict[int, int]:
-        flat: list[bytes] = await self._ask_one((b"HGETALL", layout.parents(ino)))
+        flat: list[bytes] = await self._ask_one((b"HGETALL", self._layout.parents(ino)))
         counts = {int(parent): int(count) for parent, count in zip(flat[::2], flat[1::2], strict=True)}
         return {parent: count for parent, count in counts.items() if count > 0}
 
@@ -76,6 +78,7 @@ class RedisTx(TrackedTx):
     def commands(self) -> list[Command]:
         """The writes. Removals come last where nothing depends on them: a server that is out of memory refuses additions
         only, and a script stops at the first refusal."""
+        layout = self._layout
         first: list[Command] = []
         last: list[Command] = []
         for ino in self.cleared_xattrs:
@@ -87,19 +90,19 @@ class RedisTx(TrackedTx):
         for key, record in self.writes.items():
             kind = key.kind
             if record is None:
-                last += layout.DELETING[kind](key)
-                if kind in layout.REMEMBERED:
-                    self.stored[key] = layout.as_read(kind, ())
+                last += layout.deleting[kind](key)
+                if kind in REMEMBERED:
+                    self.stored[key] = as_read(kind, ())
             else:
-                made = layout.PUTTING[kind](key, record)
+                made = layout.putting[kind](key, record)
                 first += made
-                if kind in layout.REMEMBERED:
-                    self.stored[key] = layout.as_read(kind, made)
+                if kind in REMEMBERED:
+                    self.stored[key] = as_read(kind, made)
         first += [layout.adding(number, delta) for number, delta in self.adds.items()]
         for usage, change in self.stats.items():
             first += layout.adding_stat(usage, change)
         for quota, more in self.quotas.items():
-            first += quotas.adding(quota, more)
+            first += layout.quotas.adding(quota, more)
         for chunk, appended in self.appends.items():
             first += [layout.appending(chunk, packed, existing_only) for packed, existing_only in appended]
         if self.journal and self.log is not None:
@@ -114,8 +117,8 @@ class WatchTx(RedisTx):
 
     __slots__ = ("_address", "_connection", "_watched")
 
-    def __init__(self, connection: Connection, address: str) -> None:
-        super().__init__()
+    def __init__(self, connection: Connection, layout: Layout, address: str) -> None:
+        super().__init__(layout)
         self._connection = connection
         self._address = address
         self._watched: set[Any] = set()
@@ -176,19 +179,21 @@ class WatchTx(RedisTx):
             raise converted(failure, self._address) from failure
 
 
-def plain_commands(commands: Sequence[Command], known: set[DirStatKey], quotas: set[QuotaKey]) -> list[Command]:
+def plain_commands(
+    commands: Sequence[Command], layout: Layout, known: set[DirStatKey], quotas: set[QuotaKey]
+) -> list[Command]:
     """*commands* with the conditional additions made plain where the directory's usage is in *known* or its quota in *quotas*, else left
     out."""
     plain: list[Command] = []
     for command in commands:
-        if command[0] == layout.ADD_TO_EXISTING:
+        if command[0] == ADD_TO_EXISTING:
             ino = command[2]
             if (
                 DirStatKey(int(ino)) in known
-                if command[1] == layout.DIR_INODES
+                if command[1] == layout.dir_inodes
                 else QuotaKey(DIRECTORY, int(ino)) in quotas
             ):
-                plain += [(b"HINCRBY", name, ino, delta) for name, delta in layout.added(command)]
+                plain += [(b"HINCRBY", name, ino, delta) for name, delta in added(command)]
         else:
             plain.append(command)
     return plain

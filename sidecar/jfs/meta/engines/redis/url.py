@@ -1,6 +1,7 @@
 """Addresses of Redis: `redis://`, `rediss://`, `unix://` with the real client's options (format §4.1.1).
 
-One server, or the master that Sentinels name; addresses of a Cluster are refused with a sentence.
+One server, the master that Sentinels name, or nodes of a Cluster: hosts with commas are Sentinels when the first has no port, for it
+is the master's name then, and else nodes. The number of the database is, in a Cluster, the hash tag of its keys.
 """
 
 import re
@@ -37,19 +38,28 @@ class RedisAddress:
     # Sentinels, as (host, port), and the name they know the server by; then host and port are theirs to tell.
     sentinels: tuple[tuple[str, int], ...] = ()
     master: str = ""
+    nodes: tuple[tuple[str, int], ...] = ()  # of a Cluster, as (host, port); then host and port are theirs to tell
     sentinel_password: str = ""
 
     def __str__(self) -> str:
         if self.sentinels:
             listed = ",".join(f"{host}:{port}" for host, port in self.sentinels)
             return f"{'rediss' if self.tls else 'redis'}://{self.master},{listed}/{self.db}"
+        if self.nodes:
+            listed = ",".join(f"{_bracketed(host)}:{port}" for host, port in self.nodes)
+            return f"{'rediss' if self.tls else 'redis'}://{listed}/{self.db}"
         if self.socket_path:
             return f"unix://{self.socket_path}?db={self.db}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
+        return f"{'rediss' if self.tls else 'redis'}://{_bracketed(self.host)}:{self.port}/{self.db}"
 
     def __repr__(self) -> str:
         return f"RedisAddress({self})"
+
+    def authentication(self) -> list[tuple[str, ...]]:
+        """The commands that greet the server."""
+        if not self.password:
+            return []
+        return [("AUTH", self.user, self.password) if self.user else ("AUTH", self.password)]
 
     def tls_context(self) -> ssl.SSLContext | None:
         """The TLS settings; ConfigError when a file cannot be used."""
@@ -72,8 +82,10 @@ def parse_address(url: str, password: str = "", sentinel_password: str = "") -> 
     scheme, _, rest = url.partition("://")
     hosts = rest.partition("?")[0].rpartition("@")[2].partition("/")[0]
     if "," in hosts and scheme != "unix":
+        address = parse_address(url.replace(hosts, "several", 1), password)
+        if ":" in hosts.partition(",")[0]:
+            return replace(address, host="", nodes=tuple(_node(host) for host in hosts.split(",")))
         master, sentinels = _sentinels(hosts)
-        address = parse_address(url.replace(hosts, "sentinel", 1), password)
         return replace(address, master=master, sentinels=sentinels, sentinel_password=sentinel_password)
     try:
         parts = urlsplit(url)
@@ -103,13 +115,21 @@ def parse_address(url: str, password: str = "", sentinel_password: str = "") -> 
     return address
 
 
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _node(text: str) -> tuple[str, int]:
+    """A node of a Cluster: `host`, `host:port`, `[::1]:port`."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^][:]+)(?::(\d{1,5}))?", text)
+    if match is None:
+        raise ConfigError("a node in the Redis address is malformed; write it as redis://host1:6379,host2:6379/1")
+    return match[1].strip("[]"), int(match[2] or 6379)
+
+
 def _sentinels(hosts: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     """The name of the master and the Sentinels of `master,host1,host2:26379`; the last port is that of all who have none."""
     master, *others = hosts.split(",")
-    if ":" in master:
-        raise ConfigError(
-            "addresses of a Redis Cluster are not supported; give that of one server, or master,sentinel1,sentinel2:26379"
-        )
     default = others[-1].rpartition(":")[2]
     found = []
     for other in others:

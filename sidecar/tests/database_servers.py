@@ -12,6 +12,7 @@ import grpc
 from jfs.meta.engines.kv.database import Database
 from jfs.meta.engines.kv.proto import etcd_pb2 as pb
 from jfs.meta.engines.kv.url import parse_address
+from redis_cluster import shared_cluster
 
 from e2e.databases import SERVERS, Server, SqlServer
 
@@ -42,7 +43,9 @@ def new_name() -> str:
 
 
 def blank(engine: str) -> str:
-    """The address of an empty place at a server."""
+    """The address of an empty place at a server, or in the Cluster of Redis."""
+    if engine == "redis-cluster":
+        return shared_cluster().url()
     return server(engine).url(new_name())
 
 

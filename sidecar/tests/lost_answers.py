@@ -40,7 +40,11 @@ class Place:
         """A store there; every connection of it goes through *proxy*."""
         url = self.url if proxy is None else self.url.replace(f":{self.port}", f":{proxy.port}")
         if self.engine.startswith("redis"):
-            redis = RedisStore(parse_address(url), use_scripts=self.engine == "redis")
+            redis = RedisStore(
+                parse_address(self.url if "cluster" in self.engine else url), use_scripts="watch" not in self.engine
+            )
+            if proxy is not None:
+                _lead_owner_through(redis, self.port, proxy.port)
             await redis.open()
             return redis
         if self.engine not in KV:
@@ -78,6 +82,20 @@ def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr("jfs.meta.engines.kv.calls.ANSWER_WITHIN", seconds)
     for module in ("postgres", "mysql"):
         monkeypatch.setattr(f"jfs.meta.engines.sql.{module}._CONNECT_WITHIN", seconds)
+
+
+def _lead_owner_through(store: RedisStore, port: int, proxy: int) -> None:
+    """The nodes of a Cluster tell where the others are, past the proxy."""
+    cluster = store._link._cluster
+    if cluster is None:
+        return
+    owner = cluster.owner
+
+    async def led() -> tuple[str, int]:
+        host, at = await owner()
+        return host, proxy if at == port else at
+
+    cluster.owner = led  # type: ignore[method-assign]
 
 
 def _lead_all_through(database: TikvDatabase, port: int) -> None:

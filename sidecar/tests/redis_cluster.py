@@ -79,6 +79,7 @@ class RedisCluster:
         tls: bool = False,
         words: tuple[str, ...] = (),
     ) -> None:
+        self.program = program
         count = masters + replicas
         self.nodes: list[Node] = []
         try:

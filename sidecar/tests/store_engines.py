@@ -22,7 +22,7 @@ from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Attr
 from jfs.meta.store.base import Store
 from redis_cluster import REDIS as REDIS_SERVER
-from redis_cluster import shared_cluster, valkey
+from redis_cluster import valkey
 
 FAST = ["memory", "sqlite3"]
 REDIS = [pytest.param(name, marks=pytest.mark.real) for name in ("redis", "redis-watch", "redis-cluster", "valkey")]
@@ -80,10 +80,8 @@ async def database(engine: str, folder: Path) -> AsyncIterator[OpenClient]:
             url = f"memory://{folder}"
         elif engine == "sqlite3":
             url = f"sqlite3://{folder}/meta.db"
-        elif engine in ("postgres", "mysql", *KV):
+        elif engine in ("postgres", "mysql", "redis-cluster", *KV):
             url = blank(engine)
-        elif engine == "redis-cluster":
-            url = shared_cluster().url()
         else:
             program = valkey() if engine == "valkey" else REDIS_SERVER
             url = f"unix://{await stack.enter_async_context(redis_server(program=program))}?db=1"

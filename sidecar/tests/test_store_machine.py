@@ -282,6 +282,6 @@ def test_history(engine: str) -> None:
 
 @pytest.mark.real
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("engine", ["redis", "redis-watch", "postgres", "mysql", "etcd", "tikv"])
+@pytest.mark.parametrize("engine", ["redis", "redis-watch", "redis-cluster", "postgres", "mysql", "etcd", "tikv"])
 def test_history_on_servers(engine: str) -> None:
     run_machine(engine, 20)

@@ -24,6 +24,7 @@ class Beyond:
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self._connection: Connection | None = None
+        self._dialling = asyncio.Lock()
 
     async def complete(self, commands: Sequence[Command], replies: Sequence[Any], asked: str) -> list[Any] | None:
         """*replies* of host *asked* to reading *commands*, with what has gone ahead; None when that does not make them complete."""
@@ -44,15 +45,16 @@ class Beyond:
         return [found.get(at, reply) for at, reply in enumerate(replies)]
 
     async def _reached(self, place: Place) -> Connection:
-        known = self._connection
-        if known is not None and not known.lost and known.place == place:
-            return known
-        await self.close()
-        async with asyncio.timeout(_WITHIN):
-            connection = self._connection = await reach(self._address, *place)
-            if greeting := self._address.authentication():
-                await connection.request(pack_all(greeting), len(greeting))
-        return connection
+        async with self._dialling:
+            known = self._connection
+            if known is not None and not known.lost and known.place == place:
+                return known
+            await self.close()
+            async with asyncio.timeout(_WITHIN):
+                connection = self._connection = await reach(self._address, *place)
+                if greeting := self._address.authentication():
+                    await connection.request(pack_all(greeting), len(greeting))
+            return connection
 
     async def close(self) -> None:
         """Leave that node. Idempotent."""

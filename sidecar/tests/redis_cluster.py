@@ -161,11 +161,13 @@ class RedisCluster:
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, "1000").splitlines():
             self._migrate(source, to, keys)
         for node in (to, source, *self.nodes):
-            node.told("CLUSTER", "SETSLOT", slot, "NODE", to.name)  # replicas refuse it and hear of it
+            said = node.told("CLUSTER", "SETSLOT", slot, "NODE", to.name)
+            assert said == "OK" or node not in (to, source), said  # a replica refuses it, and hears of it
 
     def _migrate(self, source: Node, to: Node, keys: list[str]) -> None:
         if keys:
-            source.ask("MIGRATE", "127.0.0.1", str(to.port), "", "0", "20000", "KEYS", *keys)
+            said = source.ask("MIGRATE", "127.0.0.1", str(to.port), "", "0", "20000", "KEYS", *keys)
+            assert said in ("OK", "NOKEY"), said
 
     def stop(self) -> None:
         for node in self.nodes:

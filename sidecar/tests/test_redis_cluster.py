@@ -6,8 +6,10 @@ import itertools
 import json
 import random
 import re
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from jfs.meta.engines.redis.url import parse_address
 from jfs.meta.model.attr import Entry
 from jfs.meta.model.keys import ChunkKey, CounterKey, EdgeKey, NodeKey, SettingKey
 from jfs.meta.store.base import Store, Tx
-from mount_parts import JFS, REAL, Volume, check_by_real, mounted, really_mounted, run, tree
+from mount_parts import JFS, REAL, Volume, check_by_real, eventually, mounted, really_mounted, run, tree
 from redis_cluster import REDIS, Node, RedisCluster, redis_cluster, valkey
 from store_engines import directory, file
 from test_dump_load import comparable
@@ -458,6 +460,37 @@ def test_with_the_real_client(cluster: RedisCluster, by_real: bool, tmp_path: Pa
     uuid = json.loads(run(*JFS, "status", volume.url).stdout)["Setting"]["UUID"]
     run(*JFS, "destroy", "--yes", volume.url, uuid)
     assert cluster.keys(database) == []
+
+
+def test_mounts_while_the_slot_moves(cluster: RedisCluster, tmp_path: Path) -> None:
+    """Both clients' mounts go on through migrations; what was closed is there, at both."""
+    database = cluster.database_at(cluster.nodes[1])
+    volume = Volume(cluster.url(database), tmp_path / "bucket").format("--trash-days", "0")
+    with mounted(volume, tmp_path / "ours") as ours, really_mounted(volume, tmp_path / "theirs") as theirs:
+        over = threading.Event()
+        written: dict[str, bytes] = {}
+
+        def write() -> None:
+            for number in itertools.count():
+                if over.is_set():
+                    return
+                content = b"%d" % number * 1000
+                (ours / f"f{number}").write_bytes(content)
+                written[f"f{number}"] = content
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            try:
+                for _ in range(4):
+                    before = len(written)
+                    cluster.move(database, other(cluster, database))
+                    eventually(lambda most=before + 20: len(written) > most, "it goes on")
+            finally:
+                over.set()
+            writing.result()
+        assert {path.name: path.read_bytes() for path in ours.glob("f*")} == written
+        assert {path.name: path.read_bytes() for path in theirs.glob("f*")} == written
+    check_by_real(volume)
 
 
 @pytest.mark.parametrize("by_real", [True, False], ids=["loaded by the real one", "loaded by us"])

@@ -22,6 +22,8 @@ Examples:
   # Redis and S3, with secrets in the environment
   export META_PASSWORD=… ACCESS_KEY=… SECRET_KEY=…
   jfs format redis://host:6379/1 myjfs --storage s3 --bucket https://s3.example.com/mybucket
+  # a Redis Cluster; the number is the volume's place in it
+  jfs format redis://host1:6379,host2:6379/1 myjfs --storage s3 --bucket https://s3.example.com/mybucket
   # at most 100 GiB, without trash
   jfs format sqlite3://myjfs.db myjfs --capacity 100 --trash-days 0
   # encrypted; the passphrase of the key is needed by every mount, too

@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         # How the server knows this connection, for when it must end it; empty where it does not tell.
         self.client_id = 0
         self.run_id = b""  # of the server's process
-        self.place = ("", 0)  # host and port it leads to; set by who made it
+        self.place: tuple[str, int] = ("", 0)  # host and port it leads to; set by who made it
         self.watching = False  # whether keys are WATCHed on it; set by who does
 
     @property

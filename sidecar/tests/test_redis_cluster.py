@@ -4,12 +4,13 @@ Real nodes, of Redis and of Valkey, and the real client."""
 import asyncio
 import itertools
 import json
+import os
 import random
 import re
-import threading
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -462,34 +463,34 @@ def test_with_the_real_client(cluster: RedisCluster, by_real: bool, tmp_path: Pa
     assert cluster.keys(database) == []
 
 
+# Writes files until its input ends. A process of its own: programs that this one starts would inherit the open file, and their
+# start would wait for the flush that waits for what they are started for.
+WRITER = """
+import itertools, pathlib, select, sys
+top = pathlib.Path(sys.argv[1])
+for number in itertools.count():
+    if select.select([sys.stdin], [], [], 0)[0]:
+        break
+    (top / f"f{number}").write_bytes(b"%d" % number * 1000)
+print(number)
+"""
+
+
 def test_mounts_while_the_slot_moves(cluster: RedisCluster, tmp_path: Path) -> None:
     """Both clients' mounts go on through migrations; what was closed is there, at both."""
     database = cluster.database_at(cluster.nodes[1])
     volume = Volume(cluster.url(database), tmp_path / "bucket").format("--trash-days", "0")
     with mounted(volume, tmp_path / "ours") as ours, really_mounted(volume, tmp_path / "theirs") as theirs:
-        over = threading.Event()
-        written: dict[str, bytes] = {}
-
-        def write() -> None:
-            for number in itertools.count():
-                if over.is_set():
-                    return
-                content = b"%d" % number * 1000
-                (ours / f"f{number}").write_bytes(content)
-                written[f"f{number}"] = content
-
-        with ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(write)
-            try:
-                for _ in range(4):
-                    before = len(written)
-                    cluster.move(database, other(cluster, database))
-                    eventually(lambda most=before + 20: len(written) > most, "it goes on")
-            finally:
-                over.set()
-            writing.result()
-        assert {path.name: path.read_bytes() for path in ours.glob("f*")} == written
-        assert {path.name: path.read_bytes() for path in theirs.glob("f*")} == written
+        command = [sys.executable, "-c", WRITER, str(ours)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+            for _ in range(4):
+                before = len(os.listdir(ours))
+                cluster.move(database, other(cluster, database))
+                eventually(lambda most=before + 20: len(os.listdir(ours)) > most, "it goes on")
+            count, _ = writer.communicate()
+        expected = {f"f{number}": b"%d" % number * 1000 for number in range(int(count))}
+        for top in (ours, theirs):
+            assert {path.name: path.read_bytes() for path in top.glob("f*")} == expected
     check_by_real(volume)
 
 

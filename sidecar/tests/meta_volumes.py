@@ -235,3 +235,10 @@ async def node(store: Store, ino: int) -> Attr | None:
     attr: Attr | None
     (attr,) = await store.get(NodeKey(ino))
     return attr
+
+
+async def settle(meta: Meta) -> None:
+    """Wait until the background has deleted what was submitted."""
+    if meta._letting_go:
+        await asyncio.wait(meta._letting_go)
+    await meta._deletion.drain(20)

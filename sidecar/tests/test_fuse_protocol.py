@@ -384,3 +384,10 @@ async def test_a_task_group_opened_before_the_first_wait_works() -> None:
 
     with pytest.raises(ExceptionGroup):
         await Started(handler()).result()
+
+
+def test_forgotten_inodes() -> None:
+    view, _ = request(protocol.FORGET, 9, struct.pack("<Q", 3))
+    assert protocol.forgotten(view, protocol.FORGET) == [9]
+    view, _ = request(protocol.BATCH_FORGET, 0, struct.pack("<IIQQQQ", 2, 0, 9, 3, 11, 1))
+    assert protocol.forgotten(view, protocol.BATCH_FORGET) == [9, 11]

@@ -1,5 +1,6 @@
 """What files hold: the exact records of commits and truncations, references, deletion of data, capacity (format §5.3, §3.12)."""
 
+import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from jfs.meta.model.keys import ChunkKey, SliceRefKey
 from jfs.meta.operations.content import zero_records
 from jfs.meta.store.base import Tx
 from jfs.meta.volume import SUPERUSER, Meta
-from meta_volumes import Volume, audit, errno_of, new_file, volume, write
+from meta_volumes import Volume, audit, errno_of, new_file, settle, volume, write
 from store_engines import ALL
 
 K = 1000
@@ -116,11 +117,6 @@ async def test_a_commit_to_what_is_gone_or_no_file(made: Volume) -> None:
     record = Slice(0, await meta.new_slice_id(), 5, 0, 5)
     assert await errno_of(meta.commit_slice(ino, 0, 0, record, 1)) == errno.ENOENT
     assert await errno_of(meta.commit_slice(1, 0, 0, record, 1)) == errno.EPERM
-
-
-async def settle(meta: Meta) -> None:
-    """Wait until the background has deleted what was submitted."""
-    await meta._deletion.drain(20)
 
 
 async def test_removal_deletes_lists_references_and_objects(made: Volume) -> None:
@@ -252,3 +248,20 @@ async def test_growth_of_a_linked_file_counts_in_each_directory(made: Volume) ->
     await meta.unlink(SUPERUSER, 1, b"f")
     await audit(meta.store)
     assert (await meta.getattr(ino)).parent == 0
+
+
+async def test_a_file_that_is_opened_while_it_is_removed_is_whole_or_gone(made: Volume) -> None:
+    meta = await made.client()
+    for number in range(20):
+        name = b"f%d" % number
+        ino = await new_file(meta, name)
+        await write(meta, ino, 0, 100)
+        opening = asyncio.ensure_future(errno_of(meta.open(SUPERUSER, ino, os.O_RDONLY)))
+        for _ in range(number % 5):
+            await asyncio.sleep(0)
+        await meta.unlink(SUPERUSER, 1, name)
+        if not await opening:
+            assert (await meta.getattr(ino)).nlink == 0
+            await meta.release(ino)
+        assert await errno_of(meta.getattr(ino)) == errno.ENOENT
+    await audit(meta.store)

@@ -1,5 +1,6 @@
 """rename in all its forms, with every side record checked afterwards (format §5.3 rename), on every engine."""
 
+import errno
 import itertools
 import os
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from jfs.meta.volume import EXCHANGE, NOREPLACE, SUPERUSER, Meta
-from meta_volumes import Volume, audit, entries, new_file, volume, write
+from meta_volumes import Volume, audit, entries, errno_of, new_file, settle, volume, write
 from store_engines import ALL
 
 
@@ -102,4 +103,51 @@ async def test_a_replaced_open_file_lives_on(made: Volume) -> None:
     await audit(meta.store)
     await meta.release(old)
     assert [kept async for kept in meta.store.sustained(meta.sid)] == []
+    await audit(meta.store)
+
+
+async def test_a_replaced_file_lingers_until_the_kernel_forgets_it(made: Volume) -> None:
+    """A process that has found the old file by its name opens it after the rename."""
+    meta = await made.client()
+    meta.lingering.on = True
+    old, new = await new_file(meta, b"old"), await new_file(meta, b"new")
+    slices = await write(meta, old, 0, 5000)
+    await meta.rename(SUPERUSER, 1, b"new", 1, b"old")
+    assert await inode(meta, 1, b"old") == new
+    assert old in meta.lingering
+    assert (await meta.open(SUPERUSER, old, os.O_RDONLY)).nlink == 0
+    await meta.release(old)
+    assert (await meta.getattr(old)).length == 5000
+    await audit(meta.store)
+    meta.lingering.forgotten(old)
+    meta.lingering.forgotten(old)  # another file's turn: nothing happens twice
+    await settle(meta)
+    assert await errno_of(meta.open(SUPERUSER, old, os.O_RDONLY)) == errno.ENOENT
+    assert [kept async for kept in meta.store.sustained(meta.sid)] == []
+    assert made.deleted == slices
+    await audit(meta.store)
+
+
+async def test_what_lingers_goes_with_the_session(made: Volume) -> None:
+    meta = await made.client()
+    meta.lingering.on = True
+    for name in (b"a", b"b"):
+        await write(meta, await new_file(meta, name), 0, 5000)
+        await meta.rename(SUPERUSER, 1, name, 1, b"all")
+    await meta.close_session()
+    await audit(meta.store)
+    assert len(made.deleted) == 1
+
+
+async def test_what_a_replaced_link_or_directory_was_is_remembered(made: Volume) -> None:
+    meta = await made.client()
+    for what in ("symlink", "directory"):
+        old = await make(meta, 1, b"old", what)
+        await make(meta, 1, b"new", what)
+        await meta.rename(SUPERUSER, 1, b"new", 1, b"old")
+        was = meta.gone(old)
+        assert was is not None
+        assert was.nlink == 0
+        assert meta.gone_text(old) == (b"target" if what == "symlink" else None)
+        await (meta.unlink if what == "symlink" else meta.rmdir)(SUPERUSER, 1, b"old")
     await audit(meta.store)

@@ -76,3 +76,19 @@ def work(tops: list[Path], operations: int) -> list[dict[str, str]]:
 def holds(place: Path, files: dict[str, str]) -> bool:
     """Whether a directory has exactly these files, by name and hash."""
     return files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()}
+
+
+def test_what_another_client_replaced_is_found_at_once(tmp_path: Path) -> None:
+    """The kernel still believes in the old name, of a file that is gone."""
+    volume = Volume(f"sqlite3://{tmp_path}/meta.db", tmp_path / "bucket").format("--trash-days", "0")
+    believing = ("--entry-cache", "1000", "--attr-cache", "0")
+    with mounted(volume, tmp_path / "one") as one, mounted(volume, tmp_path / "two", *believing) as two:
+        for number in range(3):
+            (one / "new").write_text(str(number))
+            os.rename(one / "new", one / "file")
+            assert (two / "file").read_text() == str(number)
+            assert (two / "file").stat().st_nlink == 1
+        os.unlink(one / "file")
+        with pytest.raises(FileNotFoundError):
+            (two / "file").read_text()
+    check_by_real(volume)

@@ -1,6 +1,7 @@
 """What no table of calls shows: signals during calls, appending processes, direct I/O, running programs, deep paths, sizes of extended
 attributes, far ends of files, other names of a file, directories that are gone."""
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import pytest
 from ext4_place import open_directory
-from mount_parts import Volume, check_by_real, mounted, redis_server
+from jfs.meta.connect import connect
+from mount_parts import Volume, check_by_real, eventually, mounted, redis_server
 from posix_world import Actor, acting, fallocate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -226,6 +228,57 @@ def test_a_removed_directory_is_empty_and_takes_nothing(here: Path) -> None:
             call()
     assert os.listdir(fd) == []
     os.close(fd)
+
+
+def test_a_replaced_directory_is_still_there_for_who_has_it_open(here: Path) -> None:
+    (here / "old").mkdir()
+    (here / "new").mkdir()
+    fd = os.open(here / "old", os.O_RDONLY)
+    os.rename(here / "new", here / "old")
+    assert os.fstat(fd).st_nlink == 0
+    os.close(fd)
+
+
+_REPLACER = """
+import os, sys
+kind, name = sys.argv[1:]
+for number in range(600):
+    if kind == "file":
+        open(name + ".new", "w").close()
+    else:
+        os.symlink("target", name + ".new")
+    os.rename(name + ".new", name)
+"""
+
+
+def test_a_name_that_is_replaced_again_and_again_is_never_missing(volume: Volume, here: Path) -> None:
+    (here / "target").touch()
+    (here / "file").touch()
+    (here / "link").symlink_to("target")
+    for kind in ("file", "link"):
+        use_while_replaced(here / kind, kind)
+    eventually(lambda: not asyncio.run(sustained(volume)), "what was replaced is removed")
+
+
+def use_while_replaced(name: Path, kind: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", _REPLACER, kind, name]) as replacer:
+        while replacer.poll() is None:
+            name.lstat()
+            name.stat()
+            name.read_bytes()
+            if kind == "link":
+                assert os.readlink(name) == "target"
+            else:
+                name.chmod(0o644)
+    assert replacer.returncode == 0
+
+
+async def sustained(volume: Volume) -> list[int]:
+    store = await connect(volume.url)
+    try:
+        return [ino async for sid, _ in store.sessions() async for ino in store.sustained(sid)]
+    finally:
+        await store.close()
 
 
 def test_pipes_sockets_and_locks_of_other_kinds(here: Path) -> None:

@@ -1,6 +1,7 @@
 """The handlers over the real metadata core and data path in memory: open files, lengths, caching, listings, virtual files."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import time
@@ -92,12 +93,13 @@ async def open_rig(url: str, storage: MemoryStorage, **options: Any) -> Rig:
     return Rig(meta, storage)
 
 
-@pytest.fixture
-async def volume() -> AsyncIterator[Another]:
+@contextlib.asynccontextmanager
+async def made(trash_days: int) -> AsyncIterator[Another]:
     url = f"memory://handlers-{next(DB)}"
     storage = MemoryStorage(url)
     store = await connect(url)
-    setting = new_setting("vol", "b3a1cd7e-70c4-4b1a-8a3c-5f0f3a9f8a11", storage="mem", bucket="x", block_size=64 << 10)
+    uuid = "b3a1cd7e-70c4-4b1a-8a3c-5f0f3a9f8a11"
+    setting = new_setting("vol", uuid, storage="mem", bucket="x", block_size=64 << 10, trash_days=trash_days)
     await format_volume(store, setting, force=False, no_update=False, now=time.time_ns())
     rigs: list[Rig] = []
 
@@ -109,6 +111,18 @@ async def volume() -> AsyncIterator[Another]:
     for rig in rigs:
         await rig.close()
     await store.close()
+
+
+@pytest.fixture
+async def volume() -> AsyncIterator[Another]:
+    async with made(trash_days=1) as another:
+        yield another
+
+
+@pytest.fixture
+async def without_trash() -> AsyncIterator[Another]:
+    async with made(trash_days=0) as another:
+        yield another
 
 
 @pytest.fixture
@@ -421,3 +435,39 @@ async def test_parallel_reads_and_writes_stay_consistent(rig: Rig) -> None:
     data = bytes(await h.read(ROOT, ino, opened.fh, 0, 200_000))
     assert data == b"".join(bytes([number]) * 1000 for number in range(100))
     await h.release(ROOT, ino, opened.fh)
+
+
+async def test_a_name_that_another_client_gave_to_another_file_is_looked_up_again(without_trash: Another) -> None:
+    """ESTALE makes the kernel walk the path once more; ENOENT would be believed for as long as the name is."""
+    here, there = await without_trash(attr_timeout=100.0, entry_timeout=100.0), await without_trash()
+    old, _ = await here.handlers.symlink(ROOT, 1, b"link", b"one"), await here.write(b"f", b"old")
+    file = (await here.handlers.lookup(ROOT, 1, b"f"))[0]
+    new = await there.write(b"new", b"new")
+    link, _ = await there.handlers.symlink(ROOT, 1, b"other", b"two")
+    await there.handlers.rename(ROOT, 1, b"new", 1, b"f", 0)
+    await there.handlers.rename(ROOT, 1, b"other", 1, b"link", 0)
+    assert (await here.handlers.lookup(ROOT, 1, b"f"))[0] == file
+    await fails(errno.ESTALE, here.handlers.open(ROOT, file, os.O_RDONLY))
+    assert (await here.handlers.lookup(ROOT, 1, b"f"))[0] == new
+    await fails(errno.ESTALE, here.handlers.readlink(ROOT, old[0]))
+    assert (await here.handlers.lookup(ROOT, 1, b"link"))[0] == link
+
+
+async def test_a_file_that_another_client_removed_is_no_stale_handle_for_who_has_it_open(
+    without_trash: Another,
+) -> None:
+    here, there = await without_trash(attr_timeout=0.0), await without_trash()
+    ino = await here.write(b"f", b"old")
+    opened = await here.handlers.open(ROOT, ino, os.O_RDONLY)
+    await there.handlers.unlink(ROOT, 1, b"f")
+    await fails(errno.ENOENT, here.handlers.getattr(ROOT, ino))
+    await here.handlers.release(ROOT, ino, opened.fh)
+
+
+async def test_a_link_that_a_rename_replaces_can_still_be_read(without_trash: Another) -> None:
+    h = (await without_trash()).handlers
+    old, _ = await h.symlink(ROOT, 1, b"link", b"one")
+    await h.symlink(ROOT, 1, b"other", b"two")
+    await h.rename(ROOT, 1, b"other", 1, b"link", 0)
+    assert await h.readlink(ROOT, old) == b"one"
+    assert (await h.getattr(ROOT, old)).nlink == 0

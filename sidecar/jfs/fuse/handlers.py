@@ -135,9 +135,9 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         try:
             attr = await self.meta.getattr(ino)
         except FsError as error:
-            gone = self.meta.removed_directory(ino) if error.errno == errno.ENOENT else None
+            gone = self.meta.gone(ino) if error.errno == errno.ENOENT else None
             if gone is None:
-                raise
+                raise self._missing(error, ino) from error
             return gone
         if ino in files.by_inode:
             attr = files.seen(ino, attr, since)
@@ -156,7 +156,10 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
             handle = files.find(fh)
             if handle is not None and handle.writer is None:
                 raise FsError(errno.EACCES)
-            attr = await self._truncate(caller, ino, change.size, opened=handle is not None)
+            try:
+                attr = await self._truncate(caller, ino, change.size, opened=handle is not None)
+            except FsError as error:
+                raise self._missing(error, ino) from error
         if files.writes_back and not change.valid & (MODE | UID | GID):
             # The kernel keeps the times, and tells them when it likes; those that somebody sets it has checked.
             caller = SUPERUSER
@@ -167,7 +170,10 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         elif rest is not None:
             if change.valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW) and self._writer.is_dirty(ino):
                 await self._writer.settle(ino)
-            attr = await self.meta.setattr(caller, ino, rest)
+            try:
+                attr = await self.meta.setattr(caller, ino, rest)
+            except FsError as error:
+                raise self._missing(error, ino) from error
         self.directories.changed(ino)
         since = files.changes
         if attr is None:
@@ -175,6 +181,14 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
         attr = files.seen(ino, attr, since)
         files.tell(ino, attr)
         return attr
+
+    def _missing(self, error: FsError, ino: int) -> FsError:
+        """The error for an inode that is gone. Unless somebody has it open here, it was reached by a name that another client has
+        given to another file since, or removed: ESTALE lets Linux walk the path once more and ask for each name."""
+        if error.errno != errno.ENOENT or ino in self.files.by_inode or self.directories.is_open(ino):
+            return error
+        self.meta.missed(ino)
+        return FsError(errno.ESTALE)
 
     async def _truncate(self, caller: Caller, ino: int, length: int, *, opened: bool) -> Attr:
         if length >= constants.MAX_FILE:
@@ -205,7 +219,13 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
 
     async def readlink(self, caller: Caller, ino: int) -> bytes:
         """The target of a symbolic link."""
-        return await self.meta.readlink(ino)
+        try:
+            return await self.meta.readlink(ino)
+        except FsError as error:
+            text = self.meta.gone_text(ino) if error.errno == errno.ENOENT else None
+            if text is None:
+                raise self._missing(error, ino) from error
+            return text
 
     async def statfs(self, caller: Caller, ino: int) -> StatFS:
         """Totals of the volume, within the quotas above the inode."""
@@ -226,7 +246,10 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
             return Opened(fh, direct_io=True)
         files = self.files
         since = files.changes
-        attr = await self.meta.open(caller, ino, flags)
+        try:
+            attr = await self.meta.open(caller, ino, flags)
+        except FsError as error:
+            raise self._missing(error, ino) from error
         attr = files.seen(ino, attr, since)
         if self.invalidator is not None and not files.believes(ino, attr):
             # Close-to-open: the reply to open carries no attributes, and reads stop at the length that the kernel believes.

@@ -313,6 +313,10 @@ class Directories:
         """The handle of this number or None."""
         return self._handles.get(fh)
 
+    def is_open(self, ino: int) -> bool:
+        """Whether any handle is of directory *ino*."""
+        return any(handle.ino == ino for handle in self._handles.values())
+
     def inode(self, fh: int) -> int:
         """The directory of this handle, 0 when there is none."""
         handle = self._handles.get(fh)

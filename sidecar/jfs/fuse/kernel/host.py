@@ -63,6 +63,8 @@ class KernelHost:
         than 6.9. With *writeback* a new connection lets the kernel keep what is written. With *journal* requests that must not be
         done twice carry what a predecessor left of them."""
         self._handlers = handlers
+        self._lingering = handlers.meta.lingering
+        self._lingering.on = True
         self._accounting = accounting
         self._spec = spec
         self._max_io = max_io if connection is None else max(max_io, connection.agreed.max_write)
@@ -365,7 +367,10 @@ class KernelHost:
     def _special(self, opcode: int, unique: int, end: int) -> None:
         """The requests that are not for the handlers."""
         if opcode in (protocol.FORGET, protocol.BATCH_FORGET):
-            return  # inodes are not kept for the kernel
+            if self._lingering:
+                for ino in protocol.forgotten(self._view, opcode):
+                    self._lingering.forgotten(ino)
+            return
         if opcode == protocol.INTERRUPT:
             found = self._running.get(protocol.interrupted(self._view))
             if found is not None and self._loop is not None:

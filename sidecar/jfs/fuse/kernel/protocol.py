@@ -42,6 +42,8 @@ _MKNOD = struct.Struct("<IIII")
 _MKDIR = struct.Struct("<II")
 _RENAME2 = struct.Struct("<QII")
 _U64 = struct.Struct("<Q")
+_FORGETS = struct.Struct("<II")
+_FORGET_ONE = struct.Struct("<QQ")
 _READ = struct.Struct("<QQIIQII")
 _WRITE_HEAD = struct.Struct("<QQII8xI")
 _WRITE_SIZE: Final = 40
@@ -270,6 +272,14 @@ def _listxattr(node: int, view: Buffer, end: int) -> Arguments:
 
 def _access(node: int, view: Buffer, end: int) -> Arguments:
     return node, _U32.unpack_from(view, HEADER)[0]
+
+
+def forgotten(view: Buffer, opcode: int) -> list[int]:
+    """The inodes of FORGET or BATCH_FORGET."""
+    if opcode == FORGET:
+        return [IN_HEADER.unpack_from(view)[3]]
+    count, _ = _FORGETS.unpack_from(view, HEADER)
+    return [_FORGET_ONE.unpack_from(view, HEADER + _FORGETS.size + _FORGET_ONE.size * at)[0] for at in range(count)]
 
 
 def interrupted(view: Buffer) -> int:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from jfs.errors import FsError
-from jfs.format.constants import APPEND, CHAR_DEVICE, DIRECTORY, IMMUTABLE, ROOT, TRASH, align4k
+from jfs.format.constants import APPEND, CHAR_DEVICE, DIRECTORY, IMMUTABLE, ROOT, SYMLINK, TRASH, align4k
 from jfs.meta.model.attr import Attr, Entry
-from jfs.meta.model.keys import EdgeKey, NodeKey, ParentKey
+from jfs.meta.model.keys import EdgeKey, NodeKey, ParentKey, SymlinkKey
 from jfs.meta.model.quota import QuotaChange
 from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
@@ -36,7 +36,8 @@ class Side(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What a rename did. *ino* is 0 when nothing had to be done; *other* is the exchanged inode or 0; *replaced* the target."""
+    """What a rename did. *ino* is 0 when nothing had to be done; *other* is the exchanged inode or 0; *replaced* the target,
+    *replaced_node* and *replaced_text* what it was, with a symbolic link's target."""
 
     ino: int
     attr: Attr | None
@@ -46,6 +47,8 @@ class Moved(NamedTuple):
     other: Entry | None = None
     other_attr: Attr | None = None
     replaced: Dropped | None = None
+    replaced_node: Attr | None = None
+    replaced_text: bytes = b""
 
 
 NOTHING: Final = Moved(0, None, None, None, None)
@@ -133,12 +136,16 @@ async def rename(
     check_sticky(caller, src_dir, node)
 
     replaced: Dropped | None = None
+    replaced_text = b""
     other_attr: Attr | None = None
     if other is not None and other_node is not None:
         if exchange:
             other_attr = await _moved(tx, rules, other.ino, other_node, dst, src, now, trees)
             tx.put(EdgeKey(src, source.name), other)
         else:
+            if other.kind == SYMLINK:
+                (text,) = await tx.get(SymlinkKey(other.ino))
+                replaced_text = text or b""
             replaced = await drop(tx, rules, dst, target.name, other, other_node, now, is_open)
         if other.kind == DIRECTORY and not (exchange and same):
             links_dst -= 1
@@ -164,7 +171,9 @@ async def rename(
     if whiteout:
         owner = caller.uid, caller.gid
         journal.created(tx, now, *source[:2], owner, CHAR_DEVICE, 0, 0, b"", whiteout, touched=False)
-    return Moved(entry.ino, attr, src_dir, dst_dir, entry, other if exchange else None, other_attr, replaced)
+    exchanged = other if exchange else None
+    was = None if replaced is None else other_node
+    return Moved(entry.ino, attr, src_dir, dst_dir, entry, exchanged, other_attr, replaced, was, replaced_text)
 
 
 async def _leave_whiteout(

@@ -28,6 +28,14 @@ class Contents(Entries):
         FsError: ENOENT, EISDIR, EACCES, EPERM, EROFS."""
         if self._held:
             await self.settle_attrs(ino)
+        await self._leaving.settled(ino)
+        self._leaving.begin_opening(ino)
+        try:
+            return await self._open(caller, ino, flags)
+        finally:
+            self._leaving.end_opening(ino)
+
+    async def _open(self, caller: Caller, ino: int, flags: int) -> Attr:
         trusted = self._opened.trusted(ino)
         if trusted is not None:
             self._check_open(
@@ -76,7 +84,7 @@ class Contents(Entries):
             return
         if self._held:
             await self._end_youth(ino)
-        if ino in self._sustained:
+        if ino in self._sustained and ino not in self.lingering:
             await self._release_sustained(ino)
 
     async def new_slice_id(self) -> int:

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from jfs.errors import FsError
 from jfs.format import constants
@@ -25,8 +25,6 @@ from jfs.meta.volume import replay
 from jfs.meta.volume.dropping import Dropping
 from jfs.meta.volume.jobs import hour_name
 from jfs.meta.volume.summary import summary
-
-_REMOVED_DIRECTORIES: Final = 1000  # the last ones are remembered
 
 
 class Entries(Dropping):
@@ -158,13 +156,15 @@ class Entries(Dropping):
         rules = await self._removal_rules(parent, now, skip_trash)
         hint = self._cache.hint(parent, name)
 
-        async def operation(tx: Tx) -> Removed:
-            removed = await removal.unlink(tx, caller, rules, parent, name, now, self._opened.is_open, hint=hint)
-            if caller.request is not None:
-                caller.request.intend(removed.dropped.ino)
-            return removed
+        with self._leaving.removal() as is_open:
 
-        removed = await self.store.run(operation, near=(hint,) if hint else (), directory=parent)
+            async def operation(tx: Tx) -> Removed:
+                removed = await removal.unlink(tx, caller, rules, parent, name, now, is_open, hint=hint)
+                if caller.request is not None:
+                    caller.request.intend(removed.dropped.ino)
+                return removed
+
+            removed = await self.store.run(operation, near=(hint,) if hint else (), directory=parent)
         if rules.quotas is not None:
             rules.quotas.settle()
         self._cache.set_attr(parent, removed.parent)
@@ -179,10 +179,6 @@ class Entries(Dropping):
             return await self._rmdir_now(caller, parent, name, skip_trash=skip_trash)
 
         await replay.once(caller.request, lambda what: replay.removed(self.store, what, parent, name), do)
-
-    def removed_directory(self, ino: int) -> Attr | None:
-        """What a directory was that this mount has removed: processes may still have it open, or be in it."""
-        return self._removed_directories.get(ino)
 
     async def _rmdir_now(self, caller: Caller, parent: int, name: bytes, *, skip_trash: bool) -> int:
         removal.check_rmdir(caller, parent, name)
@@ -204,10 +200,7 @@ class Entries(Dropping):
         self._cache.drop_entry(parent, name)
         await self._dropped(removed.dropped)
         if removed.node is not None and removed.dropped.attr is None:
-            gone = self._removed_directories
-            gone[removed.dropped.ino] = common.with_ctime(removed.node._replace(nlink=0), now)
-            if len(gone) > _REMOVED_DIRECTORIES:
-                del gone[next(iter(gone))]
+            self._remember(removed.dropped.ino, removed.node, now)
         if parent == TRASH:
             self._hour = (b"", 0)  # it may have been the hour that removed entries go to
         return removed.dropped.ino
@@ -226,12 +219,9 @@ class Entries(Dropping):
             rules = await self._removal_rules(parent, now, skip_trash)
             batch = entries
 
-            async def operation(
-                tx: Tx, rules: Rules = rules, batch: Sequence[tuple[bytes, int]] = batch, now: int = now
-            ) -> tuple[list[Dropped], list[tuple[bytes, int]], Attr]:
-                return await removal.unlink_many(tx, caller, rules, parent, batch, now, self._opened.is_open)
-
-            dropped, entries, directory = await self.store.run(operation, near=(parent,))
+            with self._leaving.removal() as is_open:
+                operation = partial(_unlink_many, caller, rules, parent, batch, now, is_open)
+                dropped, entries, directory = await self.store.run(operation, near=(parent,))
             if rules.quotas is not None:
                 rules.quotas.settle()
             self._cache.set_attr(parent, directory)
@@ -295,16 +285,18 @@ class Entries(Dropping):
         trees = await self._moving_trees(source, target, flags) if rules.quotas is not None else {}
         whiteout = await self._inode_ids.take() if flags & renaming.WHITEOUT else 0
 
-        async def operation(tx: Tx) -> Moved:
-            moved = await renaming.rename(
-                tx, caller, rules, source, target, flags, now, self._opened.is_open, trees, whiteout
-            )
-            if caller.request is not None and moved.ino:
-                caller.request.intend(moved.ino, moved.other.ino if moved.other is not None else 0)
-            return moved
-
         near = [ino for ino in (parent, newparent, source.hint, target.hint) if ino]
-        moved = await self.store.run(operation, near=near)
+        with self._leaving.removal() as is_open:
+            lingers = self.lingering.on
+            stays = (lambda _: True) if lingers else is_open
+
+            async def operation(tx: Tx) -> Moved:
+                moved = await renaming.rename(tx, caller, rules, source, target, flags, now, stays, trees, whiteout)
+                if caller.request is not None and moved.ino:
+                    caller.request.intend(moved.ino, moved.other.ino if moved.other is not None else 0)
+                return moved
+
+            moved = await self.store.run(operation, near=near)
         if rules.quotas is not None:
             rules.quotas.settle()
             if parent != newparent and self._quotas is not None:
@@ -324,7 +316,9 @@ class Entries(Dropping):
         else:
             self._cache.drop_entry(parent, name)
         if moved.replaced is not None:
-            await self._dropped(moved.replaced)
+            if moved.replaced.attr is None and moved.replaced.kind != FILE and moved.replaced_node is not None:
+                self._remember(moved.replaced.ino, moved.replaced_node, now, moved.replaced_text)
+            await self._dropped(moved.replaced, lingers=lingers)
 
     async def _moving_trees(self, source: Side, target: Side, flags: int) -> dict[int, QuotaChange]:
         """What lies below the directories that a rename moves from under one quota to under another, or out of the trash."""
@@ -372,3 +366,15 @@ class Entries(Dropping):
 
 
 OPEN_MODES = {os.O_RDONLY: (True, False), os.O_WRONLY: (False, True), os.O_RDWR: (True, True), 3: (True, True)}
+
+
+async def _unlink_many(
+    caller: Caller,
+    rules: Rules,
+    parent: int,
+    batch: Sequence[tuple[bytes, int]],
+    now: int,
+    is_open: Callable[[int], bool],
+    tx: Tx,
+) -> tuple[list[Dropped], list[tuple[bytes, int]], Attr]:
+    return await removal.unlink_many(tx, caller, rules, parent, batch, now, is_open)

@@ -162,6 +162,7 @@ class Meta(Clones):
         compaction, self._compaction = self._compaction, None
         if compaction is not None:
             await compaction.close()
+        await self._stop_lingering()
         life, self._life = self._life, None
         if life is not None:
             await (life.leave() if leave else life.end())

@@ -62,6 +62,10 @@ class Reads(MountState):
         self._cache.learn_entry(parent, name, entry.ino, entry.kind, started)
         return entry.ino, self._learn(entry.ino, attr, started)
 
+    def missed(self, ino: int) -> None:
+        """An inode turned out to be gone: entries of it are not believed any more."""
+        self._cache.drop_attr(ino)
+
     def _cached_entry(self, parent: int, name: bytes) -> tuple[int, Attr] | None:
         ino = self._cache.entry(parent, name)
         if ino is None:

@@ -241,6 +241,10 @@ async def test_a_subdirectory_is_the_root_of_its_mount(tmp_path: Path) -> None:
         assert (await whole.lookup(SUPERUSER, b, b"f"))[0] == f
         assert (await meta.lookup(SUPERUSER, d, b".."))[0] == 1
         assert (await meta.lookup(SUPERUSER, 1, b".."))[0] == 1
+        assert (await meta.lookup(SUPERUSER, 1, b"."))[0] == 1
+        assert (await meta.lookup(SUPERUSER, d, b"."))[0] == d
+        assert (await meta.lookup(SUPERUSER, f, b"."))[0] == f
+        assert await errno_of(meta.lookup(SUPERUSER, f, b"..")) == errno.ENOTDIR
         assert await errno_of(meta.lookup(SUPERUSER, 1, b".trash")) == errno.ENOENT
         await meta.rename(SUPERUSER, 1, b"f", d, b"g")
         await meta.unlink(SUPERUSER, d, b"g")

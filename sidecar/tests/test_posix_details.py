@@ -213,6 +213,44 @@ def test_other_names_of_a_file_show_what_happens_to_it(here: Path) -> None:
     assert names[0].read_bytes() == b"new"
 
 
+class _FileHandle(ctypes.Structure):
+    _fields_ = (("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("handle", ctypes.c_ubyte * 128))
+
+
+def test_file_handles_outlive_the_kernels_inodes(here: Path) -> None:
+    """open_by_handle_at(2), by which NFS servers export a file system."""
+    (here / "d").mkdir()
+    (here / "d" / "f").write_bytes(b"content")
+    handles = {}
+    for name in ("d", "d/f"):
+        handles[name] = handle = _FileHandle(128)
+        mount_id = ctypes.c_int()
+        path = os.fsencode(here / name)
+        assert not _libc.name_to_handle_at(-100, path, ctypes.byref(handle), ctypes.byref(mount_id), 0)
+    top = os.open(here, os.O_RDONLY)
+
+    def reopened(name: str, flags: int) -> int:
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        fd: int = _libc.open_by_handle_at(top, ctypes.byref(handles[name]), flags)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), name)
+        return fd
+
+    fd = reopened("d/f", os.O_RDWR)
+    assert os.read(fd, 10) == b"content"
+    os.close(fd)
+    (here / "d" / "f").rename(here / "d" / "g")
+    (here / "d").rename(here / "e")
+    fd = reopened("d", os.O_RDONLY)
+    assert os.listdir(fd) == ["g"]
+    assert Path(os.readlink(f"/proc/self/fd/{fd}")) == here / "e"
+    os.close(fd)
+    (here / "e" / "g").unlink()
+    with raises(errno.ESTALE):
+        reopened("d/f", os.O_RDONLY)
+    os.close(top)
+
+
 def test_a_removed_directory_is_empty_and_takes_nothing(here: Path) -> None:
     (here / "gone").mkdir()
     fd = os.open(here / "gone", os.O_RDONLY)

@@ -21,6 +21,7 @@ _INIT = 26
 ASYNC_READ = 1 << 0
 POSIX_LOCKS = 1 << 1
 ATOMIC_O_TRUNC = 1 << 3
+EXPORT_SUPPORT = 1 << 4
 BIG_WRITES = 1 << 5
 DONT_MASK = 1 << 6
 FLOCK_LOCKS = 1 << 10
@@ -38,6 +39,7 @@ HAS_RESEND = 1 << 39  # Linux 6.9: a successor can have unanswered requests agai
 _WANTED: Final = (
     ASYNC_READ
     | ATOMIC_O_TRUNC
+    | EXPORT_SUPPORT
     | BIG_WRITES
     | AUTO_INVAL_DATA
     | DO_READDIRPLUS

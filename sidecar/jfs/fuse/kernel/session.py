@@ -2,7 +2,8 @@
 
 Chosen for throughput and for what the handlers guarantee: requests of up to 1 MiB (256 pages), 64 of them in the background,
 reads in parallel, O_TRUNC within open (one request less), readdirplus where the kernel finds it useful, symbolic links
-cached (their targets never change), and pages dropped when time or length of a file turn out to have changed elsewhere.
+cached (their targets never change), file handles that outlive the kernel's inodes (open_by_handle_at(2), NFS exports: it looks up
+`.` and `..` of any inode), and pages dropped when time or length of a file turn out to have changed elsewhere.
 What is written stays in the kernel's pages for a while only where the user asks for it (`-o writeback_cache`).
 Advisory locks come here unless the mount is read-only, where the kernel keeps them to itself. No POSIX ACLs.
 
@@ -23,6 +24,7 @@ _INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
 ASYNC_READ = 1 << 0
 POSIX_LOCKS = 1 << 1
 ATOMIC_O_TRUNC = 1 << 3
+EXPORT_SUPPORT = 1 << 4
 DONT_MASK = 1 << 6
 BIG_WRITES = 1 << 5
 FLOCK_LOCKS = 1 << 10
@@ -38,6 +40,7 @@ INIT_EXT = 1 << 30  # flags has a second half
 WANTED: Final = (
     ASYNC_READ
     | ATOMIC_O_TRUNC
+    | EXPORT_SUPPORT
     | BIG_WRITES
     | AUTO_INVAL_DATA
     | DO_READDIRPLUS

@@ -32,10 +32,12 @@ class Reads(MountState):
     async def lookup(self, caller: Caller, parent: int, name: bytes) -> tuple[int, Attr]:
         """Inode and attributes of an entry. FsError: ENOENT, ENOTDIR, ENAMETOOLONG, EACCES."""
         parent = self._real(parent)
+        if name == b".":  # of a file as well: the kernel has a handle and no inode
+            return (ROOT if parent == self.root else parent), await self.getattr(parent)
         if self.options.check_access or caller.checked:
             await self._permit(caller, await self._directory(parent), EXECUTE)
-        if name in (b".", b".."):
-            return await self._dot(parent, name)
+        if name == b"..":
+            return await self._parent(parent)
         if parent == ROOT and name == TRASH_NAME and self._setting.trash_days and self.root == ROOT:
             return TRASH, await self.getattr(TRASH)
         cached = self._cached_entry(parent, name)
@@ -75,12 +77,12 @@ class Reads(MountState):
         attr = self._cache.attr(ino)
         return None if attr is None else (ino, attr)
 
-    async def _dot(self, parent: int, name: bytes) -> tuple[int, Attr]:
-        attr = await self._directory(parent)
-        if name == b".." and parent != self.root:
-            parent = attr.parent
-            attr = await self._directory(parent)
-        return (ROOT if parent == self.root else parent), attr
+    async def _parent(self, ino: int) -> tuple[int, Attr]:
+        attr = await self._directory(ino)
+        if ino != self.root:
+            ino = attr.parent
+            attr = await self._directory(ino)
+        return (ROOT if ino == self.root else ino), attr
 
     async def _list_ahead(self, parent: int) -> None:
         """Fill the caches with the directory's listing; those who come meanwhile wait for the same one."""

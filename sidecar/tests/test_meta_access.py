@@ -11,6 +11,7 @@ from jfs.meta.operations import access
 from jfs.meta.operations.access import SUPERUSER, Caller, check_access, granted
 from jfs.meta.operations.attributes import wants_atime
 from jfs.meta.operations.rules import new_attr
+from jfs.meta.operations.xattrs import check_permission
 from meta_volumes import new_file, volume
 
 DAY = 86_400 * 10**9
@@ -88,3 +89,31 @@ async def test_only_atime_moves(tmp_path: Path) -> None:
         made.clock.advance(90_000)
         await reader.open(SUPERUSER, ino, os.O_RDONLY)
         assert await meta.getattr(ino) == after
+
+
+@pytest.mark.parametrize(
+    ("caller", "kind_mode", "name", "read", "write"),
+    [
+        (Caller(1, 1, 0), FILE << 12 | 0o644, b"user.a", 0, errno.EACCES),
+        (Caller(1, 1, 0), FILE << 12 | 0o600, b"user.a", errno.EACCES, errno.EACCES),
+        (Caller(1, 1, 0), FILE << 12 | 0o646, b"user.a", 0, 0),
+        (Caller(1000, 1, 0), FILE << 12 | 0o400, b"user.a", 0, errno.EACCES),
+        (Caller(1, 1, 0), DIRECTORY << 12 | 0o1777, b"user.a", 0, errno.EPERM),
+        (Caller(1000, 1, 0), DIRECTORY << 12 | 0o1777, b"user.a", 0, 0),
+        (Caller(1000, 1, 0), FILE << 12 | 0o600, b"trusted.a", errno.ENODATA, errno.EPERM),
+        (Caller(1000, 1, 0), FILE << 12 | 0o000, b"security.a", 0, errno.EPERM),
+        (Caller(1, 1, 0), FILE << 12 | 0o000, b"system.posix_acl_access", 0, 0),
+        (SUPERUSER, FILE << 12 | 0o000, b"trusted.a", 0, 0),
+    ],
+)
+def test_who_may_read_and_write_extended_attributes(
+    caller: Caller, kind_mode: int, name: bytes, read: int, write: int
+) -> None:
+    attr = new_attr(FILE, 0, 1000, 1000, 0, 1)._replace(kind_mode=kind_mode)
+    for wanted, writing in ((read, False), (write, True)):
+        seen = 0
+        try:
+            check_permission(caller, attr, name, write=writing, rule=None)
+        except FsError as error:
+            seen = error.errno
+        assert seen == wanted

@@ -131,6 +131,34 @@ def test_as_the_real_client(tmp_path: Path, options: tuple[str, ...], script: st
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("options", [("--non-default-permission",), ("--root-squash", "65534:65533")])
+def test_extended_attributes_are_checked_where_the_kernel_does_not(tmp_path: Path, options: tuple[str, ...]) -> None:
+    volume = Volume(f"sqlite3://{tmp_path}/meta.db", tmp_path / "bucket").format("--trash-days", "0")
+    with mounted(volume, tmp_path / "mnt", "--enable-xattr") as where:
+        where.chmod(0o1777)
+        (where / "theirs").write_text("x")
+        os.setxattr(where / "theirs", b"user.a", b"1")
+        (where / "secret").write_text("x")
+        os.setxattr(where / "secret", b"user.a", b"1")
+        os.chmod(where / "secret", 0o600)
+    tmp_path.parent.parent.chmod(0o755)
+    tmp_path.parent.chmod(0o755)
+    script = """\
+setfattr -n user.a -v 2 theirs
+setfattr -x user.a theirs
+setfattr -n user.a -v 2 .
+getfattr -n user.a secret
+getfattr -n user.a theirs
+"""
+    as_user = "" if options[0] == "--root-squash" else "setpriv --reuid 1001 --regid 1001 --clear-groups "
+    with mounted(volume, tmp_path / "mnt", "--enable-xattr", *options) as where:
+        found = answers(where, "".join(as_user + line + "\n" for line in script.splitlines()))
+        assert [code for code, _ in found] == [1, 1, 1, 1, 0], found
+        removed = answers(where, "mkdir gone; cd gone; rmdir ../gone; ls\n")
+        assert removed == [(0, "")], "a removed directory can still be listed"
+
+
+@pytest.mark.real
 def test_status_refuses_what_a_newer_client_is_needed_for(tmp_path: Path) -> None:
     volume = Volume(f"sqlite3://{tmp_path}/meta.db", tmp_path / "bucket").format()
     database = sqlite3.connect(tmp_path / "meta.db")

@@ -33,7 +33,7 @@ class OpenDirectories:
         shown = ino
         if ino == ROOT:
             ino = self._root
-        if caller.checked or not self._access_checked:
+        if (caller.checked or not self._access_checked) and self.meta.gone(ino) is None:
             await self.meta.access(caller, ino, os.R_OK)
         fh = self.files.table.take(handle_table.DIRECTORY, ino, 0, read_only=True, request=request_number(caller))
         directory = self.restore_directory(fh, shown, ino)

@@ -10,7 +10,7 @@ from jfs.meta.model.attr import Attr
 from jfs.meta.model.keys import NodeKey, XattrKey
 from jfs.meta.operations import journal
 from jfs.meta.operations import rules as common
-from jfs.meta.operations.access import Caller
+from jfs.meta.operations.access import READ, WRITE, Caller, check_access
 from jfs.meta.operations.acls import Acls, Numbered, number
 from jfs.meta.store.base import Tx
 
@@ -30,6 +30,22 @@ def check_set(name: bytes, value: bytes, flags: int) -> None:
         raise FsError(errno.ENOTSUP)
     if flags not in (0, CREATE, REPLACE):
         raise FsError(errno.EINVAL)
+
+
+def check_permission(caller: Caller, attr: Attr, name: bytes, *, write: bool, rule: Rule | None) -> None:
+    """What xattr(7) asks of who reads or writes an attribute of *name*, where the kernel leaves that to us; *rule* as in `check_access`.
+    FsError: EPERM, EACCES, ENODATA."""
+    if not caller.uid or name in ACL_NAMES:  # `set_acl` asks for the owner
+        return
+    if name.startswith(b"trusted."):
+        raise FsError(errno.EPERM if write else errno.ENODATA)
+    if name.startswith(b"security."):
+        if write:
+            raise FsError(errno.EPERM)
+        return
+    if write and attr.kind == DIRECTORY and attr.kind_mode & 0o1000 and caller.uid != attr.uid:
+        raise FsError(errno.EPERM)
+    check_access(caller, attr, WRITE if write else READ, rule)
 
 
 async def set_xattr(tx: Tx, ino: int, name: bytes, value: bytes, flags: int, now: int) -> Attr:

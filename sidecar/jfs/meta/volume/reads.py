@@ -16,6 +16,7 @@ from jfs.meta.model.attr import Attr, unpack_attr, unpack_entry
 from jfs.meta.model.keys import ChunkKey, NodeKey, SymlinkKey, XattrKey
 from jfs.meta.model.quota import Quota
 from jfs.meta.operations import rules as common
+from jfs.meta.operations import xattrs
 from jfs.meta.operations.access import EXECUTE, READ, Caller, check_access
 from jfs.meta.operations.attributes import touch_atime, wants_atime
 from jfs.meta.operations.quotas import Ledger, Quotas
@@ -207,6 +208,12 @@ class Reads(MountState):
         if self._compaction is not None:
             self._compaction.read(ino, indx, slices)
         return slices
+
+    async def permit_xattr(self, caller: Caller, ino: int, name: bytes, *, write: bool) -> None:
+        """Whether *caller* may read or write the attribute. FsError: EPERM, EACCES, ENODATA, ENOENT."""
+        attr = await self.getattr(ino)
+        rule = await self._acl(attr.access_acl) if attr.access_acl else None
+        xattrs.check_permission(caller, attr, name, write=write, rule=rule)
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         """Value of an extended attribute. FsError: ENODATA."""

@@ -12,7 +12,7 @@ from typing import Final
 LIMIT: Final = 10_000  # entries; a directory with more is not read ahead
 SMALL: Final = 2_000  # entries that are read for two misses
 _MISSES: Final = 2
-_MANY_MISSES: Final = 200  # in a directory that has more than SMALL entries: reading those costs as much as some hundred lookups
+_MANY_MISSES: Final = 200  # with more than SMALL entries: reading all costs as much as some hundred lookups
 _GAP: Final = 1.0  # seconds between two misses that still count as following each other
 _PAUSE: Final = 30.0  # seconds to leave a directory alone
 _WORTH: Final = 0.1  # share of a listing that has to be used for another one

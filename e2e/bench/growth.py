@@ -2,7 +2,7 @@
 file, slices of a file, and open files. Our client beside the real one, each on its own volume of the same Redis.
 
 Every point is the mean of a sample of operations: microseconds of waiting and, behind the stroke, of the client's CPU. Sizes grow
-tenfold on the same directory or file, so that a point costs only what it has more than the one before.
+tenfold; a directory and a list of slices grow, so that a point costs only what it has more than the one before.
 """
 
 import os
@@ -73,7 +73,7 @@ def _directory(root: Path, size: int, meter: _Meter, chance: random.Random) -> N
 
 def _sparse(root: Path, size: int, meter: _Meter, chance: random.Random) -> None:
     """Bytes of a sparse file."""
-    path = root / "sparse"
+    path = root / f"sparse{size}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         os.ftruncate(descriptor, size)

@@ -24,26 +24,46 @@ _TIMEOUT: Final = 1000  # milliseconds after which a silent node is taken for de
 _NUMBERS: Final = itertools.count(1)
 
 
+class PortTakenError(Exception):
+    """Somebody else listens on a node's port."""
+
+
 class Node:
     """One server. Its answers are redis-cli's."""
 
     def __init__(self, folder: Path, program: str, options: tuple[str, ...], tls: bool, words: tuple[str, ...]) -> None:
         folder.mkdir(parents=True)
-        self.port, self.bus = free_port(), free_port()
-        ports = ("--port", "0", "--tls-port", str(self.port)) if tls else ("--port", str(self.port))
-        self._command = ["setpriv", "--pdeathsig", "KILL", program, *ports, "--bind", "127.0.0.1", "--save", ""]
-        self._command += ["--cluster-enabled", "yes", "--cluster-port", str(self.bus), "--dir", str(folder)]
-        self._command += ["--cluster-node-timeout", str(_TIMEOUT), "--repl-diskless-sync-delay", "0", *options]
         self._folder = folder
         self._words = words
-        self.process = self.start()
+        self._program = ["setpriv", "--pdeathsig", "KILL", program, "--bind", "127.0.0.1", "--save", ""]
+        self._program += ["--cluster-enabled", "yes", "--dir", str(folder), "--repl-diskless-sync-delay", "0"]
+        self._program += ["--cluster-node-timeout", str(_TIMEOUT), *options]
+        self._tls = tls
+        while True:  # until nobody has taken one of the ports meanwhile
+            self.port, self.bus = free_port(), free_port()
+            with suppress(PortTakenError):
+                self.process = self.start()
+                return
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start it, again after `kill`."""
+        ports = ["--port", "0", "--tls-port", str(self.port)] if self._tls else ["--port", str(self.port)]
         with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        eventually(lambda: self.told("PING") == "PONG", f"a node answers: {(self._folder / 'log').read_text()[-1000:]}")
+            command = [*self._program, *ports, "--cluster-port", str(self.bus)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            eventually(self._answers, f"a node answers: see {self._folder / 'log'}")
+        except BaseException:
+            self.kill()
+            raise
         return self.process
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            said = (self._folder / "log").read_text()[-1000:]
+            assert "bind" in said, said
+            raise PortTakenError
+        return self.told("PING") == "PONG"
 
     def kill(self) -> None:
         self.process.kill()

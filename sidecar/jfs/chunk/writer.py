@@ -30,13 +30,14 @@ TICK: Final = 0.5
 
 
 class FileWriter:
-    """One open handle of an inode. Reports each write-back failure of the inode since it was opened once."""
+    """One open handle of an inode. Reports each write-back failure of the inode since it was opened: once to who writes or syncs, and
+    until then to each flush, because any process that has the descriptor may flush it, a forked one that only closes it too."""
 
-    __slots__ = ("_file", "_seen")
+    __slots__ = ("_file", "_seen", "_told")
 
     def __init__(self, file: InodeWriter) -> None:
         self._file = file
-        self._seen = file.failures
+        self._seen = self._told = file.failures
         file.handles += 1
 
     async def write(self, offset: int, data: bytes | bytearray | memoryview, request: int = 0) -> None:
@@ -50,12 +51,23 @@ class FileWriter:
         if self._file.pending:
             await self._file.flush()
         if self._file.failures != self._seen:
+            self._told = self._file.failures
+            raise FsError(self._file.last_errno)
+
+    async def sync(self) -> None:
+        """As `flush`, and the caller knows."""
+        if self._file.pending:
+            await self._file.flush()
+        if self._file.failures != self._seen:
             self._report()
 
     async def close(self) -> None:
-        """Flush and give up the handle, also when it raises."""
+        """Flush and give up the handle, also when it raises, which it does for what nobody was told."""
         try:
-            await self.flush()
+            if self._file.pending:
+                await self._file.flush()
+            if self._file.failures not in (self._seen, self._told):
+                self._report()
         finally:
             self._file.handles -= 1
             self._file.mount.forget_idle(self._file)

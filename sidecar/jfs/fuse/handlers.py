@@ -371,13 +371,16 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
 
     async def flush(self, caller: Caller, ino: int, fh: int, owner: int) -> None:
         """close(2) of one descriptor: what was written is uploaded and committed when this returns."""
+        await self._store(ino, fh, owner, sync=False)
+
+    async def _store(self, ino: int, fh: int, owner: int, *, sync: bool) -> None:
         if ino >= SPECIAL:
             return
         handle = self.files.get(fh)
         writer = handle.writer
         try:
             if writer is not None:
-                await writer.flush()
+                await (writer.sync() if sync else writer.flush())
             if self.meta.holds_attrs(handle.ino):
                 await self.meta.settle_attrs(handle.ino)
         except FsError as error:
@@ -387,8 +390,8 @@ class Handlers(Names, OpenFiles, OpenDirectories, Xattrs):
                 await self.meta.locks.release_ranges(handle.ino, owner)
 
     async def fsync(self, caller: Caller, ino: int, fh: int, datasync: bool) -> None:
-        """As flush."""
-        await self.flush(caller, ino, fh, 0)
+        """fsync(2): as flush, and an error is told once."""
+        await self._store(ino, fh, 0, sync=True)
 
     async def release(self, caller: Caller, ino: int, fh: int) -> None:
         """The last reference to an open file is gone."""

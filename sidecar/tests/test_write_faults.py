@@ -78,7 +78,7 @@ async def test_errors_that_do_not_pass_are_told_soon(error: type[Exception], num
         rig.fail_puts(lambda: error("no"))
         handle = rig.writer.open(7)
         await handle.write(0, b"x" * 1000)
-        assert await told(handle.flush()) == number
+        assert await told(handle.sync()) == number
         assert len([request for request in rig.storage.requests if request[0] == "PUT"]) == tries
         rig.fail_puts(None)
         await handle.write(0, b"y" * 1000)
@@ -86,14 +86,17 @@ async def test_errors_that_do_not_pass_are_told_soon(error: type[Exception], num
         assert rig.meta.lengths == {7: 1000}
 
 
-async def test_each_handle_is_told_of_each_failure_once() -> None:
+async def test_each_handle_is_told_of_each_failure() -> None:
+    """By each flush until a sync or a write was told."""
     async with rigged() as rig:
         first, second = rig.writer.open(7), rig.writer.open(7)
         rig.fail_puts(lambda: StorageFull("no"))
         await first.write(0, b"x")
         assert await told(first.flush()) == errno.ENOSPC
+        assert await told(first.flush()) == errno.ENOSPC
+        assert await told(first.sync()) == errno.ENOSPC
         assert await told(first.flush()) == 0
-        assert await told(second.flush()) == errno.ENOSPC
+        assert await told(second.sync()) == errno.ENOSPC
         await first.write(0, b"x")
         assert await told(first.close()) == errno.ENOSPC
         third = rig.writer.open(7)

@@ -5,14 +5,15 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jfs.format.constants import CHUNK
 from jfs.format.slices import Slice, unpack
-from jfs.meta.model.keys import ChunkKey, SliceRefKey
+from jfs.meta.model.keys import ChunkKey, NodeKey, SliceRefKey
 from jfs.meta.operations.content import zero_records
 from jfs.meta.store.base import Tx
-from jfs.meta.volume import SUPERUSER, Meta
+from jfs.meta.volume import SUPERUSER, Caller, Meta
 from meta_volumes import Volume, audit, errno_of, new_file, settle, volume, write
 from store_engines import ALL
 
@@ -248,6 +249,37 @@ async def test_growth_of_a_linked_file_counts_in_each_directory(made: Volume) ->
     await meta.unlink(SUPERUSER, 1, b"f")
     await audit(meta.store)
     assert (await meta.getattr(ino)).parent == 0
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_an_opening_outlasts_a_removal(made: Volume, monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    """The file has been looked at and has no handle yet when its last name goes."""
+    meta = await made.client(check_access=True)
+    ino = await new_file(meta, b"f")
+    await write(meta, ino, 0, 100)
+    seen, go_on, get = asyncio.Event(), asyncio.Event(), meta.store.get
+
+    async def slow(*keys: Any) -> Any:
+        found = await get(*keys)
+        if NodeKey(ino) in keys:
+            seen.set()
+            await go_on.wait()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta.store, "get", slow)
+        caller = SUPERUSER if allowed else Caller(1000, 1000, 1)
+        opening = asyncio.create_task(errno_of(meta.open(caller, ino, os.O_RDWR)))
+        await seen.wait()
+        await meta.unlink(SUPERUSER, 1, b"f")
+        go_on.set()
+        assert await opening == (0 if allowed else errno.EACCES)
+    if allowed:
+        assert (await meta.getattr(ino)).nlink == 0
+        await meta.release(ino)
+    await meta._stop_lingering()
+    assert await errno_of(meta.getattr(ino)) == errno.ENOENT
+    await audit(meta.store)
 
 
 async def test_a_file_that_is_opened_while_it_is_removed_is_whole_or_gone(made: Volume) -> None:

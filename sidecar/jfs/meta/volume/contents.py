@@ -34,6 +34,8 @@ class Contents(Entries):
             return await self._open(caller, ino, flags)
         finally:
             self._leaving.end_opening(ino)
+            if ino in self._sustained and ino not in self.lingering:
+                self._let_go(ino)
 
     async def _open(self, caller: Caller, ino: int, flags: int) -> Attr:
         trusted = self._opened.trusted(ino)

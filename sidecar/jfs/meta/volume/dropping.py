@@ -39,8 +39,10 @@ class Dropping(Attributes):
             self._sustained.add(dropped.ino)
             if lingers:
                 self.lingering.add(dropped.ino)
-            elif not self._opened.is_open(dropped.ino):  # its last handle was closed while this was being committed
-                await self._release_sustained(dropped.ino)
+            else:
+                await self._release_sustained(
+                    dropped.ino
+                )  # its last handle may have been closed while this was being committed
             return dropped.ino
         if dropped.deleted is not None:
             self._deletion.submit(dropped.ino, dropped.deleted)
@@ -80,13 +82,17 @@ class Dropping(Attributes):
             await asyncio.wait(self._letting_go)
 
     async def _release_sustained(self, ino: int) -> None:
-        self._sustained.discard(ino)
-        now, rules = self._clock(), self._rules()
+        """Remove a file without names, unless somebody has it open or is about to: then the last one does."""
+        with self._leaving.removal() as is_open:
+            if is_open(ino):
+                return
+            self._sustained.discard(ino)
+            now, rules = self._clock(), self._rules()
 
-        async def operation(tx: Tx) -> Dropped | None:
-            return await removal.release_sustained(tx, self.sid, ino, now, rules)
+            async def operation(tx: Tx) -> Dropped | None:
+                return await removal.release_sustained(tx, self.sid, ino, now, rules)
 
-        dropped = await self.store.run(operation, near=(ino,))
+            dropped = await self.store.run(operation, near=(ino,))
         if rules.quotas is not None:
             rules.quotas.settle()
         if dropped is not None:

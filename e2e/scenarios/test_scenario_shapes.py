@@ -60,7 +60,9 @@ class Shapes:
     def _ordinary(self) -> list[Document]:
         files = {"files": "/data"}
         owner = {"runAsUser": 1234, "runAsGroup": 1234, "runAsNonRoot": True, "fsGroup": 5678}
+        # Each its own file: a pod that writes it anew empties it under the other one's eyes.
         prepare = documents.container("echo prepared >/data/by-init", "prepare", files)
+        after_mesh = documents.container("echo prepared >/data/after-mesh", "after-mesh", files)
         mesh = documents.container(name="istio-proxy", **MESH)
         return [
             documents.pod("open", OPEN, files),
@@ -73,7 +75,7 @@ class Shapes:
             documents.pod("processes", mounts=files, hostPID=True),
             documents.pod("shared", mounts=files, shareProcessNamespace=True),
             documents.pod("owner", mounts=files, securityContext={**owner, "seLinuxOptions": {"level": "s0:c1,c2"}}),
-            documents.pod("mesh", mounts=files, initContainers=[mesh, dict(prepare, name="after-mesh")]),
+            documents.pod("mesh", mounts=files, initContainers=[mesh, after_mesh]),
             documents.pod("only", mounts={"alone": "/data"}),
             documents.pod("second", mounts={"alone": "/data"}),
             documents.pod("reader", mounts={"frozen": "/data"}),
@@ -295,7 +297,7 @@ def test_a_mesh_keeps_its_place_among_the_others(shapes: Shapes) -> None:
     """A native sidecar of somebody else, and an init container after it, both after ours."""
     scenario = shapes.ready("mesh")
     assert scenario.containers("mesh") == [names.SIDECAR_CONTAINER, "istio-proxy", "after-mesh", "app"]
-    assert scenario.sh("mesh", "cat /data/by-init") == "prepared"
+    assert scenario.sh("mesh", "cat /data/after-mesh") == "prepared"
 
 
 def test_static_pods_are_refused_by_the_kubelet(shapes: Shapes) -> None:

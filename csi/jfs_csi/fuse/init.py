@@ -27,9 +27,9 @@ DONT_MASK = 1 << 6
 FLOCK_LOCKS = 1 << 10
 AUTO_INVAL_DATA = 1 << 12
 DO_READDIRPLUS = 1 << 13
-WRITEBACK_CACHE = 1 << 16
 READDIRPLUS_AUTO = 1 << 14
 ASYNC_DIO = 1 << 15
+WRITEBACK_CACHE = 1 << 16
 PARALLEL_DIROPS = 1 << 18
 POSIX_ACL = 1 << 20
 MAX_PAGES = 1 << 22
@@ -125,7 +125,7 @@ class Wishes:
     max_io: int
     read_only: bool
     resend: bool
-    writeback: bool = False
+    writeback: bool
 
 
 def wishes(options: Iterable[str], read_only: bool) -> Wishes:

@@ -6,6 +6,7 @@ loss is being committed. One event loop.
 
 import asyncio
 import logging
+from functools import cached_property
 from typing import Final
 
 from jfs.errors import JfsError
@@ -16,6 +17,7 @@ from jfs.meta.operations import rules as common
 from jfs.meta.operations.removal import Dropped
 from jfs.meta.store.base import Tx
 from jfs.meta.volume.attributes import Attributes
+from jfs.meta.volume.leaving import Lingering
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,11 @@ _GONE: Final = 1000  # the last ones are remembered
 
 class Dropping(Attributes):
     """See the module."""
+
+    @cached_property
+    def lingering(self) -> Lingering:
+        """Files that renames have replaced and the kernel has not forgotten."""
+        return Lingering(self._let_go)
 
     async def _dropped(self, dropped: Dropped, *, lingers: bool = False) -> int:
         """What an inode's loss of an entry means for this mount; the inode when it has no name left. A file that *lingers* stays until

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from jfs.errors import FsError
@@ -17,7 +17,7 @@ from jfs.meta.operations import rules as common
 from jfs.meta.operations.access import READ, WRITE, Caller, check_access
 from jfs.meta.operations.create import Linked, Made, New
 from jfs.meta.operations.quotas import Ledger
-from jfs.meta.operations.removal import Dropped, Removed
+from jfs.meta.operations.removal import Removed
 from jfs.meta.operations.renaming import Moved, Side
 from jfs.meta.operations.rules import Rules
 from jfs.meta.store.base import Tx
@@ -218,9 +218,16 @@ class Entries(Dropping):
             now = self._clock()
             rules = await self._removal_rules(parent, now, skip_trash)
             batch = entries
-
             with self._leaving.removal() as is_open:
-                operation = partial(_unlink_many, caller, rules, parent, batch, now, is_open)
+                operation = partial(
+                    removal.unlink_many,
+                    caller=caller,
+                    rules=rules,
+                    parent=parent,
+                    entries=batch,
+                    now=now,
+                    is_open=is_open,
+                )
                 dropped, entries, directory = await self.store.run(operation, near=(parent,))
             if rules.quotas is not None:
                 rules.quotas.settle()
@@ -366,15 +373,3 @@ class Entries(Dropping):
 
 
 OPEN_MODES = {os.O_RDONLY: (True, False), os.O_WRONLY: (False, True), os.O_RDWR: (True, True), 3: (True, True)}
-
-
-async def _unlink_many(
-    caller: Caller,
-    rules: Rules,
-    parent: int,
-    batch: Sequence[tuple[bytes, int]],
-    now: int,
-    is_open: Callable[[int], bool],
-    tx: Tx,
-) -> tuple[list[Dropped], list[tuple[bytes, int]], Attr]:
-    return await removal.unlink_many(tx, caller, rules, parent, batch, now, is_open)

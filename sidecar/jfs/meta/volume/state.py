@@ -30,7 +30,7 @@ from jfs.meta.volume.compaction import Compaction
 from jfs.meta.volume.deletion import DeleteObjects, Deletion
 from jfs.meta.volume.held import HeldAttrs
 from jfs.meta.volume.ids import IdBatch
-from jfs.meta.volume.leaving import Leaving, Lingering
+from jfs.meta.volume.leaving import Leaving
 from jfs.meta.volume.locking import Locks
 from jfs.meta.volume.opened import OpenTable
 from jfs.meta.volume.options import MetaOptions
@@ -77,7 +77,6 @@ class MountState:
         self.locks = Locks(store, lambda: self.sid, tick=self._cache.tick, learn=self._learn)
         self._sustained: set[int] = set()
         self._leaving = Leaving(self._opened.is_open)
-        self.lingering = Lingering(self._let_go)
         self._letting_go: set[asyncio.Task[None]] = set()  # removals of what lingered
         self._gone: dict[int, tuple[Attr, bytes]] = {}
         self._usage = Usage()
@@ -133,9 +132,6 @@ class MountState:
         self._rules_made = self._make_rules()
         if self.on_setting is not None:
             self.on_setting(setting)
-
-    def _let_go(self, ino: int) -> None:
-        raise NotImplementedError
 
     def _check_writable(self) -> None:
         if self.options.read_only:
